@@ -1,0 +1,231 @@
+"""The arguments that both scripts take, how they are read, and what is refused about them.
+
+Belongs here: the shared dataclasses, reading them from the command line or a file, and every check that needs nothing
+but the arguments. Of the libraries only `transformers` is imported, and that inside `parse_arguments`.
+Does not belong here: what is asked of one script alone (its `OptimizationArguments`), and reading data files
+(`data_qa.py`).
+"""
+
+import json
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import yaml
+
+from environment_qa import UsageError, quiet_libraries
+
+DATA_FILE_SUFFIXES = (".json", ".jsonl", ".csv", ".parquet")
+
+
+@dataclass
+class ModelArguments:
+    """Which model, configuration and tokenizer a run starts from."""
+
+    model_name_or_path: str = field(metadata={"help": "Folder of a pretrained model, or its name on the hub."})
+    config_name: str | None = field(
+        default=None, metadata={"help": "Configuration name or folder, if not that of the model."}
+    )
+    tokenizer_name: str | None = field(
+        default=None, metadata={"help": "Tokenizer name or folder, if not that of the model."}
+    )
+    cache_dir: str | None = field(
+        default=None, metadata={"help": "Folder for what is downloaded from the hub and for prepared features."}
+    )
+    model_revision: str = field(default="main", metadata={"help": "Branch, tag or commit of the model on the hub."})
+    use_auth_token: bool = field(
+        default=False, metadata={"help": "Use the token stored by `huggingface-cli login` (private models)."}
+    )
+
+
+@dataclass
+class DataTrainingArguments:
+    """Which questions a run reads, and how they become features and answers."""
+
+    dataset_name: str | None = field(
+        default=None, metadata={"help": "Data set on the hub, or a local folder (also one of `save_to_disk`)."}
+    )
+    dataset_config_name: str | None = field(
+        default=None, metadata={"help": "Configuration of the data set on the hub."}
+    )
+    train_file: str | None = field(
+        default=None,
+        metadata={"help": "Training questions: SQuAD JSON (v1.1 or v2.0), flat JSON, JSON Lines, CSV or Parquet."},
+    )
+    validation_file: str | None = field(
+        default=None, metadata={"help": "Questions for --do_eval, in any of the formats of --train_file."}
+    )
+    test_file: str | None = field(
+        default=None, metadata={"help": "Questions for --do_predict; answers may be missing."}
+    )
+    overwrite_cache: bool = field(default=False, metadata={"help": "Prepare features anew, cached or not."})
+    preprocessing_num_workers: int | None = field(
+        default=None, metadata={"help": "Processes that prepare features (one, if left out)."}
+    )
+    max_seq_length: int = field(
+        default=384, metadata={"help": "Longest feature in tokens; longer examples are split into several."}
+    )
+    pad_to_max_length: bool | None = field(
+        default=None,
+        # A bare flag means True; HfArgumentParser does that for plain booleans only.
+        metadata={
+            "help": "Pad every feature to max_seq_length (--no_pad_to_max_length: never). If left out: pad to the "
+            "longest of the batch, except where the engine needs fixed shapes.",
+            "nargs": "?",
+            "const": True,
+        },
+    )
+    max_train_samples: int | None = field(
+        default=None, metadata={"help": "Use only the first so many training examples, with all their windows."}
+    )
+    max_eval_samples: int | None = field(
+        default=None, metadata={"help": "Use only the first so many validation examples, with all their windows."}
+    )
+    max_predict_samples: int | None = field(
+        default=None, metadata={"help": "Use only the first so many test examples, with all their windows."}
+    )
+    version_2_with_negative: bool = field(
+        default=False, metadata={"help": "Some questions have no answer (SQuAD 2.0)."}
+    )
+    null_score_diff_threshold: float = field(
+        default=0.0,
+        metadata={
+            "help": "Answer nothing where the null score exceeds the best answer's score by more than this "
+            "(only with --version_2_with_negative)."
+        },
+    )
+    doc_stride: int = field(
+        default=128, metadata={"help": "Tokens that two neighbouring windows of a long context share."}
+    )
+    n_best_size: int = field(default=20, metadata={"help": "Candidate answers kept for each question."})
+    max_answer_length: int = field(default=30, metadata={"help": "Longest answer in tokens."})
+
+
+def parse_arguments(optimization_arguments_class, argv=None):
+    """Read the arguments of one run and refuse those that cannot work together.
+
+    Args:
+        optimization_arguments_class: the script's own dataclass, added to the shared ones and `TrainingArguments`.
+        argv: list of command-line words; those of the process if `None`. A `.json`, `.yaml` or `.yml` file given as
+            the only word holds the arguments by name.
+
+    Returns:
+        `(ModelArguments, DataTrainingArguments, TrainingArguments, optimization_arguments_class)` instances.
+
+    Raises:
+        UsageError: an argument is unknown, malformed, out of range or missing.
+    """
+    words = list(sys.argv[1:] if argv is None else argv)
+    if len(words) == 1 and words[0].endswith((".json", ".yaml", ".yml")):
+        words = _words_of_argument_file(Path(words[0]))
+    if _log_level_of(words) not in ("debug", "info", "detail"):
+        quiet_libraries()
+
+    from transformers import HfArgumentParser, TrainingArguments
+
+    parser = HfArgumentParser(
+        (ModelArguments, DataTrainingArguments, TrainingArguments, optimization_arguments_class), allow_abbrev=False
+    )
+    parser.add_argument("--no_pad_to_max_length", dest="pad_to_max_length", action="store_false", default=None)
+    parser.error = _refuse
+    try:
+        model_args, data_args, training_args, optimization_args = parser.parse_args_into_dataclasses(
+            words, look_for_args_file=False
+        )
+    except ValueError as error:
+        # TrainingArguments checks itself. Its message on bf16 speaks of GPUs only.
+        hint = "; on a CPU give --no_cuda as well" if "bf16" in str(error) else ""
+        raise UsageError(f"{' '.join(str(error).split())}{hint}") from error
+    _check_data_arguments(data_args, training_args)
+    _check_local_model(model_args)
+    return model_args, data_args, training_args, optimization_args
+
+
+def positive(flag, value):
+    """Refuse a count below one; `None` (not given) passes.
+
+    Raises:
+        UsageError: `value` is below 1.
+    """
+    if value is not None and value < 1:
+        raise UsageError(f"--{flag} is {value}; give a whole number of at least 1")
+
+
+def _refuse(message):
+    raise UsageError(f"{message} (--help lists all arguments)")
+
+
+def _log_level_of(words):
+    """Look `--log_level` up before the parser exists: the libraries' noise starts with their import."""
+    for word, following in zip(words, [*words[1:], ""], strict=True):
+        if word == "--log_level":
+            return following
+        if word.startswith("--log_level="):
+            return word.split("=", 1)[1]
+    return None
+
+
+def _words_of_argument_file(path):
+    """Turn an argument file into command-line words, so that it is read, typed and checked like the flags are."""
+    try:
+        text = path.read_text(encoding="utf-8")
+        values = json.loads(text) if path.suffix == ".json" else yaml.safe_load(text)
+    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
+        raise UsageError(f"argument file {path} cannot be read: {' '.join(str(error).split())}") from error
+    if not isinstance(values, dict):
+        raise UsageError(f"argument file {path} holds a {type(values).__name__}; give a mapping from names to values")
+    words = []
+    for name, value in values.items():
+        if value is None:
+            continue
+        words.append(f"--{name}")
+        if isinstance(value, dict):
+            words.append(json.dumps(value))
+        elif isinstance(value, list):
+            words.extend(map(str, value))
+        else:
+            words.append(str(value))
+    return words
+
+
+def _check_data_arguments(data_args, training_args):
+    for name, value in vars(data_args).items():
+        if name.startswith("max_") or name in ("n_best_size", "preprocessing_num_workers"):
+            positive(name, value)
+    if not 0 <= data_args.doc_stride < data_args.max_seq_length:
+        raise UsageError(
+            f"--doc_stride is {data_args.doc_stride}; it must be at least 0 and smaller than --max_seq_length "
+            f"({data_args.max_seq_length})"
+        )
+    files = {name: getattr(data_args, name) for name in ("train_file", "validation_file", "test_file")}
+    if data_args.dataset_name is None and not any(files.values()):
+        raise UsageError(
+            "there are no questions to work on: give --dataset_name, or --train_file, --validation_file or --test_file"
+        )
+    for name, path in files.items():
+        if path is None:
+            continue
+        if not Path(path).is_file():
+            raise UsageError(f"--{name} {path}: there is no such file")
+        if not path.endswith(DATA_FILE_SUFFIXES):
+            raise UsageError(f"--{name} {path}: the name must end in one of {', '.join(DATA_FILE_SUFFIXES)}")
+    if data_args.dataset_name is None:
+        for wanted, flag, name in (
+            (training_args.do_train, "do_train", "train_file"),
+            (training_args.do_eval, "do_eval", "validation_file"),
+            (training_args.do_predict, "do_predict", "test_file"),
+        ):
+            if wanted and files[name] is None:
+                raise UsageError(f"--{flag} needs questions: give --{name} or --dataset_name")
+    if Path(training_args.output_dir).exists() and not Path(training_args.output_dir).is_dir():
+        raise UsageError(f"--output_dir {training_args.output_dir} is a file; name a folder")
+
+
+def _check_local_model(model_args):
+    """Refuse a local folder that cannot be a model; hub names are left to the hub."""
+    path = Path(model_args.model_name_or_path)
+    if path.is_dir():
+        if not (path / "config.json").is_file():
+            raise UsageError(f"--model_name_or_path {path}: the folder holds no config.json; name a saved model")
+    elif path.exists() or path.is_absolute() or str(path).startswith("."):
+        raise UsageError(f"--model_name_or_path {path}: there is no such folder")

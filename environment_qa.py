@@ -1,0 +1,100 @@
+"""The process a run lives in: the stack it needs, the way it fails, the noise its libraries make.
+
+Belongs here: what must be settled before the libraries are imported. Only the standard library is imported, so that
+a wrong stack or a wrong argument is answered at once.
+Does not belong here: the arguments themselves (`arguments_qa.py`) and anything about questions or models.
+"""
+
+import functools
+import importlib.metadata
+import logging
+import os
+import sys
+import warnings
+from pathlib import Path
+
+PROJECT_DIR = Path(__file__).resolve().parent
+
+# Release prefixes of the packages that only work together (README.md, "Why the pins").
+STACK = {
+    "torch": "2.8.0",
+    "intel-extension-for-pytorch": "2.8.0",
+    "neural-compressor": "3.7.1",
+    "optimum-intel": "1.27.0",
+    "transformers": "4.45",
+    "numpy": "1.26",
+}
+
+
+class UsageError(Exception):
+    """Input that a run cannot work with.
+
+    The message is one line for the user: the flag or file, what was found there, and what to do about it.
+    """
+
+
+def command(main):
+    """Decorate `main` so that a `UsageError` ends the process with its message on standard error and exit code 2."""
+
+    @functools.wraps(main)
+    def run(*args, **kwargs):
+        try:
+            return main(*args, **kwargs)
+        except UsageError as error:
+            print(f"error: {error}", file=sys.stderr)
+            sys.exit(2)
+
+    return run
+
+
+def check_stack(version_of=importlib.metadata.version):
+    """Compare the installed packages with `STACK` by their metadata, importing none of them.
+
+    Args:
+        version_of: callable from a distribution's name to its version string, raising `PackageNotFoundError`.
+
+    Raises:
+        UsageError: some package is missing or is of another release.
+    """
+    problems = []
+    for name, needed in STACK.items():
+        try:
+            found = version_of(name)
+        except importlib.metadata.PackageNotFoundError:
+            found = "not installed"
+        # "2.8.0+cpu" is a build of 2.8.0, and 4.45 stands for every 4.45.x.
+        if f"{found.split('+')[0]}.".startswith(f"{needed}."):
+            continue
+        problems.append(f"{name} {found} (needed: {needed})")
+    if problems:
+        raise UsageError(
+            f"this set of packages does not work together: {', '.join(problems)}; "
+            f"mend it with: {sys.executable} -m pip install -r {PROJECT_DIR / 'requirements.txt'}"
+        )
+
+
+def quiet_libraries():
+    """Keep the libraries' banners and repeated warnings off the terminal; call it before they are imported.
+
+    Errors still come through. `--log_level info` skips this call and so brings everything back.
+    """
+    os.environ.setdefault("LOGLEVEL", "ERROR")  # read by neural-compressor
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # IPEX overrides kernels of torch, which says so
+    warnings.simplefilter("ignore")
+    for name in ("neural_compressor", "optimum.intel", "torch.utils.cpp_extension", "IPEX"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+
+
+def make_output_dir(path):
+    """Create the output folder, if need be, and see that it can be written to.
+
+    Raises:
+        UsageError: it cannot be created or written to.
+    """
+    try:
+        Path(path).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(f"--output_dir {path} cannot be made: {error.strerror}; name another folder") from error
+    if not os.access(path, os.W_OK):
+        raise UsageError(f"--output_dir {path} cannot be written to; name another folder")
+    return path

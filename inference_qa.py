@@ -1,0 +1,157 @@
+"""Features through a model, and what came of it: logits, metrics, results files.
+
+Belongs here: forming batches of features, the evaluation loop for every kind of model (fp32, FX int8, TorchScript),
+and writing and showing results. Both scripts evaluate through this one door.
+Does not belong here: training, and how answers follow from logits (`utils_qa.py`).
+"""
+
+import json
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+from tqdm.auto import tqdm
+
+from utils_qa import compute_metrics, extract_answers, write_answers
+
+
+class Batches:
+    """Padded batches of model inputs, cut straight out of the features' Arrow columns.
+
+    Args:
+        features: `datasets.Dataset` from `prepare_features`.
+        tokenizer: tells the input names, the padding ids and the padding side.
+        batch_size: features in a batch.
+        width: tokens to pad every batch to; the longest of each batch if `None`.
+        multiple: round the longest up to a multiple of this, so that an engine meets few shapes.
+    """
+
+    def __init__(self, features, tokenizer, batch_size, width=None, multiple=1):
+        table = features.with_format("arrow")[:]
+        padding = {"input_ids": tokenizer.pad_token_id, "token_type_ids": tokenizer.pad_token_type_id}
+        self.columns = {}
+        for name in tokenizer.model_input_names:
+            if name in table.column_names:
+                column = table[name].combine_chunks()
+                first = column.offsets.to_numpy()
+                # A combined column may still start inside a larger buffer.
+                values = column.values.to_numpy()[first[0] : first[-1]]
+                self.columns[name] = (values, first - first[0], padding.get(name, 0))
+        first = next(iter(self.columns.values()))[1]
+        self.lengths = np.diff(first)
+        self.batch_size, self.width, self.multiple = batch_size, width, multiple
+        self.left = tokenizer.padding_side == "left"
+
+    def by_length(self):
+        """Yield row numbers batch by batch, the longest features first: what is too large fails at once."""
+        order = np.argsort(-self.lengths, kind="stable")
+        for begin in range(0, len(order), self.batch_size):
+            yield order[begin : begin + self.batch_size]
+
+    def token_mask(self, rows):
+        """Return `(b, width)` bool: where the batch of `rows` holds tokens and not padding."""
+        lengths = self.lengths[rows][:, None]
+        width = self.width or -(-int(lengths.max()) // self.multiple) * self.multiple
+        positions = np.arange(width)
+        return positions >= width - lengths if self.left else positions < lengths
+
+    def inputs(self, rows):
+        """Return the batch of `rows` as a dictionary of `(b, width)` int64 tensors."""
+        mask = self.token_mask(rows)
+        batch = {}
+        for name, (values, first, padding) in self.columns.items():
+            padded = np.full(mask.shape, padding, dtype=np.int64)
+            padded[mask] = np.concatenate([values[first[row] : first[row + 1]] for row in rows])
+            batch[name] = torch.from_numpy(padded)
+        return batch
+
+
+def predict_logits(model, batches, device="cpu", desc="Evaluating"):
+    """Run a model over features, similar lengths together.
+
+    Args:
+        model: callable with the tokenizer's inputs as keywords, in evaluation mode, that returns a mapping with
+            `start_logits` and `end_logits`.
+        batches: `Batches`.
+        device: where the inputs go.
+        desc: label of the progress bar.
+
+    Returns:
+        `(start_logits, end_logits)`, each `(n, l)` float32 with `l` the longest feature, in the features' own order;
+        position `i` is token `i`, and what lies behind the last token of a feature is -inf.
+    """
+    shape = (len(batches.lengths), int(batches.lengths.max()))
+    results = {name: np.full(shape, -np.inf, dtype=np.float32) for name in ("start_logits", "end_logits")}
+    tokens = np.arange(shape[1]) < batches.lengths[:, None]
+    progress = tqdm(total=shape[0], desc=desc, unit="feature", delay=2)
+    with torch.inference_mode():
+        if isinstance(getattr(model, "model", None), torch.jit.ScriptModule):
+            # The first call of a loaded graph runs before its int8 operators are fused, with other roundings.
+            model(**batches.inputs(next(batches.by_length())))
+        for rows in batches.by_length():
+            outputs = model(**{name: values.to(device) for name, values in batches.inputs(rows).items()})
+            mask = batches.token_mask(rows)
+            for name, result in results.items():
+                logits = np.full((len(rows), shape[1]), -np.inf, dtype=np.float32)
+                logits[tokens[rows]] = outputs[name].float().cpu().numpy()[mask]
+                result[rows] = logits
+            progress.update(len(rows))
+    progress.close()
+    return results["start_logits"], results["end_logits"]
+
+
+def evaluate_model(model, examples, features, batches, data_args, output_dir, split, device="cpu"):
+    """Answer the questions of one split with a model, write the answers down and score them.
+
+    Args:
+        model, batches, device: as in `predict_logits`.
+        examples, features: as in `extract_answers`.
+        data_args: `DataTrainingArguments`.
+        output_dir: folder for the answers' JSON files.
+        split: `eval` or `predict`; prefix of the files and of the metrics.
+
+    Returns:
+        Metrics by name, with the prefix `{split}_`; scores only if every example has its answers.
+    """
+    begin = time.perf_counter()
+    logits = predict_logits(model, batches, device, desc="Evaluating" if split == "eval" else "Predicting")
+    answers = extract_answers(
+        examples,
+        features,
+        logits,
+        version_2_with_negative=data_args.version_2_with_negative,
+        n_best_size=data_args.n_best_size,
+        max_answer_length=data_args.max_answer_length,
+        null_score_diff_threshold=data_args.null_score_diff_threshold,
+    )
+    seconds = time.perf_counter() - begin
+    write_answers(answers, output_dir, split)
+    metrics = {}
+    golds = examples["answers"]
+    if all(gold is not None and (gold["text"] or data_args.version_2_with_negative) for gold in golds):
+        metrics = compute_metrics(examples, answers, data_args.null_score_diff_threshold)
+    metrics["samples"] = len(examples)
+    metrics["features"] = len(features)
+    metrics["runtime"] = round(seconds, 4)
+    metrics["samples_per_second"] = round(len(examples) / seconds, 3)
+    return {f"{split}_{name}": value for name, value in metrics.items()}
+
+
+def save_results(metrics, output_dir, split):
+    """Write `{split}_results.json` and merge the same into `all_results.json`, as `Trainer.save_metrics` does."""
+    folder = Path(output_dir)
+    merged_path = folder / "all_results.json"
+    merged = json.loads(merged_path.read_text(encoding="utf-8")) if merged_path.is_file() else {}
+    merged.update(metrics)
+    for path, content in ((folder / f"{split}_results.json", metrics), (merged_path, merged)):
+        path.write_text(json.dumps(content, indent=4, sort_keys=True) + "\n", encoding="utf-8")
+
+
+def show_results(title, metrics):
+    """Print metrics as an aligned table on standard output."""
+    width = max(map(len, metrics))
+    print(f"***** {title} *****")
+    for name, value in metrics.items():
+        shown = f"{value:.4f}" if isinstance(value, float) else str(value)
+        print(f"  {name:<{width}} = {shown}")

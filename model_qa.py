@@ -1,0 +1,124 @@
+"""Models and tokenizers in, compressed models back from disk.
+
+Belongs here: loading what a run starts from, refusing what no run can start from, and loading again what a run saved.
+Does not belong here: compressing (`quantization_qa.py`) and running over questions (`inference_qa.py`).
+"""
+
+from pathlib import Path
+
+from environment_qa import UsageError
+
+WEIGHT_FILES = (
+    "model.safetensors",
+    "model.safetensors.index.json",
+    "pytorch_model.bin",
+    "pytorch_model.bin.index.json",
+)
+
+
+def load_config_and_tokenizer(model_args, data_args, needs_head):
+    """Load the configuration and the tokenizer, and check that a run can start from them.
+
+    Args:
+        model_args: `ModelArguments`.
+        data_args: `DataTrainingArguments`.
+        needs_head: refuse a model that was not trained for question answering.
+
+    Returns:
+        `(config, tokenizer)`.
+
+    Raises:
+        UsageError: either cannot be loaded, or the model is of the wrong kind, or too short for `max_seq_length`.
+    """
+    from transformers import AutoConfig, AutoTokenizer
+
+    name = model_args.model_name_or_path
+    config = _from_pretrained(AutoConfig, "config_name", model_args.config_name or name, model_args)
+    if getattr(config, "torch_dtype", None) is not None and "int8" in str(config.torch_dtype):
+        raise UsageError(f"--model_name_or_path {name} is quantized already; name the fp32 model it was made from")
+    architectures = config.architectures or []
+    if needs_head and not any("QuestionAnswering" in architecture for architecture in architectures):
+        raise UsageError(
+            f"--model_name_or_path {name} has no question-answering head, it is {architectures or 'unnamed'}; "
+            "fine-tune it first"
+        )
+    tokenizer = _from_pretrained(AutoTokenizer, "tokenizer_name", model_args.tokenizer_name or name, model_args)
+    if not tokenizer.is_fast:
+        raise UsageError(
+            f"--tokenizer_name {tokenizer.name_or_path}: {type(tokenizer).__name__} gives no character positions; "
+            "use a model with a fast tokenizer (tokenizer.json)"
+        )
+    if tokenizer.cls_token_id is None or tokenizer.pad_token_id is None:
+        raise UsageError(
+            f"--tokenizer_name {tokenizer.name_or_path} has no CLS or no padding token; use a BERT-like model"
+        )
+    longest = min(tokenizer.model_max_length, getattr(config, "max_position_embeddings", tokenizer.model_max_length))
+    if data_args.max_seq_length > longest:
+        raise UsageError(
+            f"--max_seq_length is {data_args.max_seq_length}, but the model takes at most {longest} tokens; lower it"
+        )
+    return config, tokenizer
+
+
+def load_model(model_args, config):
+    """Load the fp32 question-answering model, in evaluation mode.
+
+    Raises:
+        UsageError: the weights cannot be loaded.
+    """
+    from transformers import AutoModelForQuestionAnswering
+
+    path = Path(model_args.model_name_or_path)
+    if path.is_dir() and not any((path / name).is_file() for name in WEIGHT_FILES):
+        raise UsageError(f"--model_name_or_path {path}: the folder holds none of {', '.join(WEIGHT_FILES)}")
+    model = _from_pretrained(
+        AutoModelForQuestionAnswering, "model_name_or_path", model_args.model_name_or_path, model_args, config=config
+    )
+    return model.eval()
+
+
+def _from_pretrained(auto_class, flag, name, model_args, **kwargs):
+    try:
+        return auto_class.from_pretrained(
+            name,
+            cache_dir=model_args.cache_dir,
+            revision=model_args.model_revision,
+            token=True if model_args.use_auth_token else None,
+            trust_remote_code=False,
+            **kwargs,
+        )
+    except Exception as error:  # the libraries raise anything from KeyError to a bare Exception on a broken file
+        reason = " ".join(str(error).split())[:300] or type(error).__name__
+        local = "" if Path(name).is_dir() else "; without a network, give the path of a local folder"
+        raise UsageError(f"--{flag} {name} cannot be loaded: {reason}{local}") from error
+
+
+def load_compressed(output_dir):
+    """Load a saved model as its users do, with `INCModelForQuestionAnswering`, in evaluation mode."""
+    from optimum.intel import INCModelForQuestionAnswering
+    from transformers import AutoConfig
+
+    if getattr(AutoConfig.from_pretrained(output_dir), "backend", None) == "ipex":
+        import intel_extension_for_pytorch  # noqa: F401  registers the operators of the saved graph
+    model = INCModelForQuestionAnswering.from_pretrained(output_dir)
+    # A model from quantization-aware training comes back in training mode, with dropout.
+    model.model.eval()
+    return model
+
+
+def largest_difference(model, other, inputs):
+    """Return the largest absolute difference between the start and end logits of two models on one batch.
+
+    Args:
+        model, other: callables as in `inference_qa.predict_logits`.
+        inputs: dictionary of `(b, l)` int64 tensors.
+    """
+    import torch
+
+    with torch.inference_mode():
+        # A TorchScript model fuses its int8 operators after the first call, which runs without them.
+        for _ in range(2):
+            outputs, others = model(**inputs), other(**inputs)
+    return max(
+        float((outputs[name].float() - others[name].float()).abs().max()) for name in ("start_logits", "end_logits")
+    )

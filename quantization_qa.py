@@ -1,0 +1,88 @@
+"""Post-training quantization with Intel Neural Compressor.
+
+Belongs here: everything between an fp32 model in memory and an int8 model in a folder.
+Does not belong here: loading that folder again (`model_qa.py`) and running models over questions (`inference_qa.py`).
+"""
+
+import os
+import tempfile
+from pathlib import Path
+
+import torch
+import yaml
+from neural_compressor import PostTrainingQuantConfig, set_workspace
+from optimum.intel import INCQuantizer
+from tqdm.auto import tqdm
+
+from environment_qa import PROJECT_DIR
+
+QUANTIZATION_CONFIG = PROJECT_DIR / "config" / "quantization.yml"
+
+# Largest difference between the logits in memory and after loading that counts as the same model.
+VERIFY_TOLERANCE = {
+    # The same packed weights and the same kernels: not a bit may differ.
+    "default": 0.0,
+    "ipex": 1e-3,
+    "bf16": 0.5,
+}
+
+
+def quantization_config(approach, use_ipex=False, bf16=False):
+    """Build INC's configuration from `config/quantization.yml`.
+
+    Args:
+        approach: `dynamic` or `static`.
+        use_ipex: quantize for the IPEX backend.
+        bf16: let what stays out of int8 run in bf16 (IPEX only).
+
+    Returns:
+        A fresh `PostTrainingQuantConfig`.
+    """
+    sections = yaml.safe_load(QUANTIZATION_CONFIG.read_text(encoding="utf-8"))
+    settings = sections["ipex" if use_ipex else approach] or {}
+    return PostTrainingQuantConfig(
+        approach=approach,
+        backend="ipex" if use_ipex else "default",
+        # INC mixes bf16 in where the processor has it, unless told not to; then results depend on the machine.
+        excluded_precisions=[] if bf16 else ["bf16"],
+        **settings,
+    )
+
+
+def quantize(model, config, output_dir, calibration=None):
+    """Quantize a model and save it.
+
+    Args:
+        model: the fp32 model; it may be used up.
+        config: `PostTrainingQuantConfig`.
+        output_dir: existing folder for `config.json`, `pytorch_model.bin` and `inc_config.json`.
+        calibration: `Batches` of the calibration features (static approach only).
+
+    Returns:
+        The quantized model in evaluation mode.
+    """
+    quantizer = INCQuantizer.from_pretrained(
+        model, calibration_fn=_calibration(calibration) if calibration else None, task="question-answering"
+    )
+    if calibration:
+        config.calibration_sampling_size = len(calibration.lengths)
+        config.example_inputs = calibration.inputs(next(calibration.by_length()))
+    if not config.excluded_precisions and not torch.ops.mkldnn._is_mkldnn_bf16_supported():
+        print("note: this processor has no bf16 instructions; bf16 is emulated here, right but not faster")
+    # The library loads model.safetensors first where it finds one: a left-over would win over what is saved now.
+    for stale in ("model.safetensors", "pytorch_model.bin"):
+        (Path(output_dir) / stale).unlink(missing_ok=True)
+    with tempfile.TemporaryDirectory() as workspace:
+        set_workspace(workspace)
+        os.environ["FORCE_BF16"] = "0" if config.excluded_precisions else "1"
+        quantizer.quantize(config, save_directory=output_dir)
+    return quantizer._quantized_model.eval()
+
+
+def _calibration(batches):
+    def run(model):
+        with torch.inference_mode():
+            for rows in tqdm(list(batches.by_length()), desc="Calibrating", unit="batch", delay=2):
+                model(**batches.inputs(rows))
+
+    return run

@@ -1,0 +1,142 @@
+"""Post-training quantization of an extractive question-answering model: dynamic, static, or static on IPEX.
+
+    python run_qa_post_training.py --model_name_or_path sample/distilbert-qa \\
+        --train_file sample/train.json --validation_file sample/dev.json \\
+        --apply_quantization --quantization_approach static --verify_loading --do_eval --output_dir /tmp/static
+
+The same command without --apply_quantization evaluates the model as it is. Supported: fast tokenizers, SQuAD v1.1 and
+v2.0 data, CPUs. Refused: IPEX with the dynamic approach, and bf16 without IPEX.
+"""
+
+import sys
+from dataclasses import dataclass, field
+
+from arguments_qa import DataTrainingArguments, ModelArguments, parse_arguments, positive
+from data_qa import load_examples
+from environment_qa import UsageError, check_stack, command, make_output_dir
+from model_qa import largest_difference, load_compressed, load_config_and_tokenizer, load_model
+
+# Widths that IPEX batches are padded to are multiples of this.
+IPEX_WIDTH_STEP = 64
+
+__all__ = ["DataTrainingArguments", "ModelArguments", "OptimizationArguments", "main"]
+
+
+@dataclass
+class OptimizationArguments:
+    """What is done to the model."""
+
+    apply_quantization: bool = field(
+        default=False, metadata={"help": "Quantize the model; without it the model is evaluated as it is."}
+    )
+    quantization_approach: str = field(
+        default="dynamic",
+        metadata={
+            "help": "dynamic: activation scales from each batch. static: from calibration on the training questions.",
+            "choices": ["dynamic", "static"],
+        },
+    )
+    num_calibration_samples: int = field(
+        default=50, metadata={"help": "Training features to calibrate on (static only)."}
+    )
+    verify_loading: bool = field(
+        default=False, metadata={"help": "Load the saved model again and compare its logits with those in memory."}
+    )
+
+
+def check_optimization(optimization_args, data_args, training_args):
+    """Refuse mixes that no engine runs; arguments of a quantization that is not asked for are left alone."""
+    positive("num_calibration_samples", optimization_args.num_calibration_samples)
+    if not optimization_args.apply_quantization:
+        return
+    static = optimization_args.quantization_approach == "static"
+    if training_args.use_ipex and not static:
+        raise UsageError(
+            "--use_ipex goes with --quantization_approach static only: INC has no dynamic quantization on IPEX"
+        )
+    if training_args.bf16 and not training_args.use_ipex:
+        raise UsageError("--bf16 goes with --use_ipex only: the default backend's int8 operators take fp32 inputs")
+    if static and data_args.dataset_name is None and data_args.train_file is None:
+        raise UsageError(
+            "--quantization_approach static calibrates on training questions: give --train_file or --dataset_name"
+        )
+
+
+@command
+def main():
+    check_stack()
+    model_args, data_args, training_args, optimization_args = parse_arguments(OptimizationArguments)
+    check_optimization(optimization_args, data_args, training_args)
+    quantizing = optimization_args.apply_quantization
+    use_ipex = quantizing and training_args.use_ipex
+    static = quantizing and optimization_args.quantization_approach == "static"
+
+    splits = {"train": static, "validation": training_args.do_eval, "test": training_args.do_predict}
+    if quantizing and optimization_args.verify_loading and not any(splits.values()):
+        raise UsageError("--verify_loading compares logits on real questions: give --do_eval or --do_predict as well")
+    examples = load_examples(data_args, model_args, [split for split, needed in splits.items() if needed])
+    config, tokenizer = load_config_and_tokenizer(model_args, data_args, needs_head=True)
+    output_dir = make_output_dir(training_args.output_dir)
+
+    # The heavy libraries are loaded only now that nothing more can be said about the input.
+    from inference_qa import Batches, evaluate_model, save_results, show_results
+    from utils_qa import dataset_of, draw_features, prepare_features
+
+    # IPEX compiles the graph anew for every input shape, so it gets few of them.
+    padding = {
+        "width": data_args.max_seq_length if data_args.pad_to_max_length else None,
+        "multiple": IPEX_WIDTH_STEP if use_ipex and data_args.pad_to_max_length is None else 1,
+    }
+    evaluated = {}
+    for split, name in (("validation", "eval"), ("test", "predict")):
+        if split in examples:
+            dataset = dataset_of(examples[split])
+            features = prepare_features(dataset, tokenizer, data_args, model_args.cache_dir, f"{split} features")
+            batches = Batches(features, tokenizer, training_args.per_device_eval_batch_size, **padding)
+            evaluated[name] = dataset, features, batches
+
+    model = load_model(model_args, config)
+    device = training_args.device
+    if quantizing:
+        from quantization_qa import VERIFY_TOLERANCE, quantization_config, quantize
+
+        device = "cpu"
+        calibration = None
+        if static:
+            drawn = draw_features(
+                dataset_of(examples["train"]),
+                tokenizer,
+                data_args,
+                optimization_args.num_calibration_samples,
+                training_args.seed,
+            )
+            calibration = Batches(drawn, tokenizer, training_args.per_device_eval_batch_size, **padding)
+        quantized = quantize(
+            model,
+            quantization_config(optimization_args.quantization_approach, use_ipex, training_args.bf16),
+            output_dir,
+            calibration,
+        )
+        tokenizer.save_pretrained(output_dir)
+        # What is verified and evaluated below is what its users will load.
+        model = load_compressed(output_dir)
+        if optimization_args.verify_loading:
+            batches = next(iter(evaluated.values()))[2] if evaluated else calibration
+            difference = largest_difference(quantized, model, batches.inputs(next(batches.by_length())))
+            tolerance = VERIFY_TOLERANCE["bf16" if training_args.bf16 else "ipex" if use_ipex else "default"]
+            passed = difference <= tolerance
+            print(
+                f"verify_loading: largest logit difference {difference:.3g}, tolerance {tolerance:.3g}: "
+                f"{'passed' if passed else 'FAILED'}"
+            )
+            if not passed:
+                sys.exit(1)
+
+    for name, (dataset, features, batches) in evaluated.items():
+        metrics = evaluate_model(model.to(device), dataset, features, batches, data_args, output_dir, name, device)
+        save_results(metrics, output_dir, name)
+        show_results(f"{name} metrics", metrics)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,569 @@
+"""Examples to features, logits to answers, answers to metrics.
+
+Belongs here: the SQuAD pre- and post-processing that both scripts share, on Arrow tables and NumPy arrays.
+Does not belong here: reading files (`data_qa.py`), running models (`inference_qa.py`, `trainer_qa.py`).
+
+Features are stored unpadded; whatever forms a batch pads it. So the CLS token of a feature is at position 0, and
+position `i` of its logits is token `i` of its `input_ids`.
+"""
+
+import json
+import logging
+from itertools import chain
+from json.encoder import encode_basestring_ascii
+from pathlib import Path
+from typing import NamedTuple
+
+import datasets
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from datasets.fingerprint import Hasher
+from tqdm.auto import tqdm
+
+from environment_qa import PROJECT_DIR, UsageError
+
+logger = logging.getLogger(__name__)
+
+EXAMPLE_FEATURES = datasets.Features(
+    {
+        **{name: datasets.Value("string") for name in ("id", "title", "context", "question")},
+        "answers": {
+            "text": datasets.Sequence(datasets.Value("string")),
+            "answer_start": datasets.Sequence(datasets.Value("int32")),
+        },
+    }
+)
+
+# Examples handled at once: it bounds the memory of the n-best pairs (n_best_size ** 2 for each feature).
+POSTPROCESSING_CHUNK = 1000
+
+
+class Answers(NamedTuple):
+    """What post-processing found, one entry for each example id."""
+
+    predictions: dict  # id -> answer text ("" for no answer)
+    nbest: dict  # id -> list of {"start_logit", "end_logit", "text", "probability"}, best first
+    null_odds: dict | None  # id -> null score minus the score of the best answer; None for SQuAD v1.1
+
+
+def dataset_of(examples):
+    """Turn a list of examples (see `data_qa.py`) into a `datasets.Dataset`."""
+    return datasets.Dataset.from_list(examples, features=EXAMPLE_FEATURES)
+
+
+def draw_features(examples, tokenizer, data_args, count, seed):
+    """Draw `count` features at random without preparing those of all examples.
+
+    Args:
+        examples, tokenizer, data_args: as in `prepare_features`.
+        count: features wanted; all there are, if they are fewer.
+        seed: of the draw. The same seed draws the same features.
+
+    Returns:
+        `datasets.Dataset` of features.
+    """
+    generator = np.random.default_rng(seed)
+    drawn = examples.select(generator.permutation(len(examples))[:count])
+    windows = _windows_of(drawn.with_format("arrow")[:], tokenizer, data_args.max_seq_length, data_args.doc_stride)
+    return datasets.Dataset(windows).select(generator.permutation(len(windows))[:count])
+
+
+def prepare_features(examples, tokenizer, data_args, cache_dir=None, desc=None):
+    """Split examples into windows of at most `max_seq_length` tokens.
+
+    Args:
+        examples: `datasets.Dataset` from `dataset_of`.
+        tokenizer: a fast tokenizer with a CLS token.
+        data_args: `DataTrainingArguments`; of these `max_seq_length` (tokens, special ones included), `doc_stride`
+            (context tokens that two neighbouring windows share), `preprocessing_num_workers` and `overwrite_cache`.
+        cache_dir: folder of the feature cache; that of `datasets` if `None`.
+        desc: label of the progress bar.
+
+    Returns:
+        `datasets.Dataset`, one row a window, in the order of the examples: what the tokenizer returns (`input_ids`
+        int32, `attention_mask` and `token_type_ids` int8, unpadded lists of length L), `example_id`,
+        `offset_mapping` (L pairs of character positions in the context, null for tokens outside it), and
+        `start_positions` and `end_positions` (int32, token positions of the first answer; 0, the CLS token, if it
+        is not wholly inside the window).
+
+    Raises:
+        UsageError: a question is so long that the windows could not advance through its context.
+    """
+    settings = {"max_seq_length": data_args.max_seq_length, "doc_stride": data_args.doc_stride}
+    key = Hasher.hash((examples.data.table.to_batches(), tokenizer.backend_tokenizer.to_str(), settings))
+    folder = Path(cache_dir or datasets.config.HF_DATASETS_CACHE) / "qa_features"
+    folder.mkdir(parents=True, exist_ok=True)
+    features = examples.with_format("arrow").map(
+        _windows_of,
+        batched=True,
+        fn_kwargs={"tokenizer": tokenizer, **settings},
+        remove_columns=examples.column_names,
+        num_proc=data_args.preprocessing_num_workers,
+        load_from_cache_file=not data_args.overwrite_cache,
+        cache_file_name=str(folder / f"{key}.arrow"),
+        new_fingerprint=key,
+        desc=desc,
+    )
+    return features.with_format(None)
+
+
+def _windows_of(batch, tokenizer, max_seq_length, doc_stride):
+    """Tokenize one `pyarrow.Table` of examples into one of features."""
+    questions = [question.lstrip() for question in batch["question"].to_pylist()]
+    contexts = batch["context"].to_pylist()
+    question_first = tokenizer.padding_side == "right"
+    _refuse_long_questions(batch["id"].to_pylist(), questions, tokenizer, max_seq_length, doc_stride)
+    encoded = tokenizer(
+        questions if question_first else contexts,
+        contexts if question_first else questions,
+        truncation="only_second" if question_first else "only_first",
+        max_length=max_seq_length,
+        stride=doc_stride,
+        return_overflowing_tokens=True,
+        return_offsets_mapping=True,
+        padding=False,
+    )
+    example_of = np.asarray(encoded["overflow_to_sample_mapping"])
+    lengths = np.fromiter(map(len, encoded["input_ids"]), dtype=np.int64, count=len(example_of))
+    first_token = np.concatenate(([0], np.cumsum(lengths)))
+    total = int(first_token[-1])
+
+    offsets = np.empty((total, 2), dtype=np.int32)
+    in_context = np.empty(total, dtype=bool)
+    context_sequence = 1 if question_first else 0
+    for window, begin in enumerate(first_token[:-1]):
+        end = begin + lengths[window]
+        offsets[begin:end] = encoded["offset_mapping"][window]
+        in_context[begin:end] = np.array(encoded.sequence_ids(window), dtype=np.float32) == context_sequence
+
+    starts, ends = label_windows(offsets, in_context, first_token, _first_answers(batch)[example_of])
+    boundaries = pa.array(first_token, type=pa.int32())
+    table = {
+        name: pa.ListArray.from_arrays(
+            boundaries,
+            pa.array(np.fromiter(chain.from_iterable(encoded[name]), dtype=_dtype_of(name), count=total)),
+        )
+        for name in tokenizer.model_input_names
+        if name in encoded
+    }
+    table["example_id"] = batch["id"].take(pa.array(example_of))
+    # A null pair for each token outside the context: it takes up no values, and its slot is masked.
+    pair_ends = np.concatenate(([0], np.cumsum(in_context * 2)))
+    pairs = pa.ListArray.from_arrays(
+        pa.array(pair_ends, type=pa.int32()), pa.array(offsets[in_context].ravel()), mask=pa.array(~in_context)
+    )
+    table["offset_mapping"] = pa.ListArray.from_arrays(boundaries, pairs)
+    table["start_positions"] = pa.array(starts)
+    table["end_positions"] = pa.array(ends)
+    return pa.table(table)
+
+
+def _refuse_long_questions(ids, questions, tokenizer, max_seq_length, doc_stride):
+    """Refuse a question that leaves the context no more room than the stride takes: windows would never advance."""
+    room = max_seq_length - tokenizer.num_special_tokens_to_add(pair=True) - doc_stride
+    # Few questions come near it; normalization can make several tokens of one character.
+    suspects = [number for number, question in enumerate(questions) if 4 * len(question) >= room]
+    if not suspects:
+        return
+    encoded = tokenizer([questions[number] for number in suspects], add_special_tokens=False)
+    for number, tokens in zip(suspects, encoded["input_ids"], strict=True):
+        if len(tokens) >= room:
+            raise UsageError(
+                f"question {ids[number]} has {len(tokens)} tokens; with --max_seq_length {max_seq_length} and "
+                f"--doc_stride {doc_stride} it may have {max(room - 1, 0)}: raise the first, lower the second or "
+                "shorten the question"
+            )
+
+
+def _dtype_of(name):
+    return "int32" if name == "input_ids" else "int8"
+
+
+def _first_answers(batch):
+    """Return `(n, 2)` int64: the characters of each example's first answer, white space trimmed; (-1, -1) if none."""
+    spans = np.full((len(batch), 2), -1, dtype=np.int64)
+    for row, answers in enumerate(batch["answers"].to_pylist()):
+        if answers is not None and answers["text"]:
+            text, start = answers["text"][0], answers["answer_start"][0]
+            trimmed = text.strip()
+            start += text.find(trimmed)
+            spans[row] = start, start + len(trimmed)
+    return spans
+
+
+def label_windows(offsets, in_context, first_token, answers):
+    """Find the tokens of an answer in each window.
+
+    The label starts at the first context token that ends behind the answer's first character, and ends at the last one
+    that starts before the answer's end; both are 0 (CLS) unless the whole answer lies inside the window.
+
+    Args:
+        offsets: `(t, 2)` int, character span of each token, all windows one behind the other.
+        in_context: `(t,)` bool, whether the token belongs to the context (one unbroken run in each window).
+        first_token: `(w + 1,)` int, where each window begins in `offsets`, and where the last one ends.
+        answers: `(w, 2)` int, character span of the answer asked for in each window, (-1, -1) for none.
+
+    Returns:
+        `(start_positions, end_positions)`, both `(w,)` int32, counted from the beginning of the window.
+    """
+    windows = len(first_token) - 1
+    if not windows:
+        return np.zeros(0, dtype=np.int32), np.zeros(0, dtype=np.int32)
+    window_of = np.repeat(np.arange(windows), np.diff(first_token))
+    before = in_context & (offsets[:, 1] <= answers[window_of, 0])
+    reached = in_context & (offsets[:, 0] < answers[window_of, 1])
+
+    def count(mask):
+        # Sums over windows through a running total: `np.add.reduceat` has no answer for empty windows.
+        return np.diff(np.concatenate(([0], np.cumsum(mask)))[first_token])
+
+    context_tokens = count(in_context)
+    context_begin = _first_true(in_context, first_token) + np.asarray(first_token[:-1])
+    start = count(before)
+    end = count(reached) - 1
+    last = np.maximum(context_begin + context_tokens - 1, 0)
+    inside = (
+        (answers[:, 0] >= 0)
+        & (context_tokens > 0)
+        & (start <= end)
+        & (offsets[np.minimum(context_begin, len(offsets) - 1), 0] <= answers[:, 0])
+        & (offsets[last, 1] >= answers[:, 1])
+    )
+    position = context_begin - np.asarray(first_token[:-1])
+    labels = [np.where(inside, position + token, 0).astype(np.int32) for token in (start, end)]
+    return labels[0], labels[1]
+
+
+def _first_true(mask, first_token):
+    """Return the position of the first true entry in each window, 0 where there is none."""
+    hits = np.flatnonzero(mask)
+    begin = np.asarray(first_token[:-1])
+    place = np.searchsorted(hits, begin)
+    found = hits[np.minimum(place, max(len(hits) - 1, 0))] if len(hits) else begin
+    return np.where((place < len(hits)) & (found < np.asarray(first_token[1:])), found - begin, 0)
+
+
+def extract_answers(
+    examples,
+    features,
+    predictions,
+    version_2_with_negative=False,
+    n_best_size=20,
+    max_answer_length=30,
+    null_score_diff_threshold=0.0,
+):
+    """Choose the answer of each example from the start and end logits of its features.
+
+    The rules are those of the transformers question-answering example (`utils_qa.py`, after the BERT paper's SQuAD
+    script): candidates are pairs from the `n_best_size` best starts and ends of a feature that lie in the context, in
+    order, and are not longer than `max_answer_length`; the `n_best_size` best pairs of all the features of an example
+    share the probability. In SQuAD 2.0 the null score is the lowest CLS score of the features.
+
+    Args:
+        examples: `datasets.Dataset`, or sequence of mappings, with `id` and `context`.
+        features: `datasets.Dataset`, or sequence of mappings, with `example_id` and `offset_mapping` (pairs of
+            characters, or null for tokens outside the context), and optionally `token_is_max_context`.
+        predictions: `(start_logits, end_logits)`, each `(n, l)` float, in the order of the features.
+        version_2_with_negative: whether questions may have no answer.
+        n_best_size: candidate starts and ends in a feature, and answers kept for an example.
+        max_answer_length: longest answer in tokens.
+        null_score_diff_threshold: answer nothing if the null score exceeds the best answer's by more than this.
+
+    Returns:
+        `Answers`, in the order of the examples.
+
+    Raises:
+        ValueError: `predictions` do not fit the features, or an example has no feature.
+    """
+    start_logits, end_logits = (np.asarray(logits) for logits in predictions)
+    if not len(start_logits) == len(end_logits) == len(features):
+        raise ValueError(f"Got {len(start_logits)} predictions and {len(features)} features.")
+    ids, contexts = _column(examples, "id"), _column(examples, "context")
+    row_of = {identifier: row for row, identifier in enumerate(ids)}
+    example_of = np.array([row_of[identifier] for identifier in _column(features, "example_id")], dtype=np.int64)
+    # Features of one example side by side, in their own order.
+    order = np.argsort(example_of, kind="stable")
+    first_feature = np.searchsorted(example_of[order], np.arange(len(ids) + 1))
+    if (featureless := np.flatnonzero(np.diff(first_feature) == 0)).size:
+        raise ValueError(f"Example {ids[featureless[0]]!r} has no feature.")
+
+    answers = Answers({}, {}, {} if version_2_with_negative else None)
+    for begin in tqdm(range(0, len(ids), POSTPROCESSING_CHUNK), desc="Post-processing", unit="chunk", delay=2):
+        end = min(begin + POSTPROCESSING_CHUNK, len(ids))
+        rows = order[first_feature[begin] : first_feature[end]]
+        spans, in_context = _token_spans(features, rows, start_logits.shape[1])
+        candidates = _candidates(
+            start_logits[rows], end_logits[rows], spans, in_context, n_best_size, max_answer_length
+        )
+        candidates["example"] = (example_of[rows] - begin)[candidates.pop("feature")]
+        nulls = None
+        if version_2_with_negative:
+            first = first_feature[begin:end] - first_feature[begin]
+            nulls = _null_candidates(start_logits[rows, 0], end_logits[rows, 0], first)
+        kept = _best_of_each(candidates, nulls, n_best_size)
+        _write_down(answers, ids[begin:end], contexts[begin:end], kept, nulls, null_score_diff_threshold)
+    return answers
+
+
+def _column(rows, name):
+    """Return one column of a `datasets.Dataset` or of a sequence of mappings as a list."""
+    return rows[name] if isinstance(rows, datasets.Dataset) else [row[name] for row in rows]
+
+
+def _token_spans(features, rows, length):
+    """Unpack the offset mappings of some features.
+
+    Returns:
+        `(spans, in_context)`: `(f, length, 2)` int64 character spans and `(f, length)` bool, where a token has one.
+    """
+    if isinstance(features, datasets.Dataset):
+        mappings = features.with_format("arrow")[rows]["offset_mapping"]
+        mappings = mappings.combine_chunks() if isinstance(mappings, pa.ChunkedArray) else mappings
+    else:
+        mappings = pa.array([features[row]["offset_mapping"] for row in rows], type=pa.list_(pa.list_(pa.int64())))
+    token_counts = pc.list_value_length(mappings).to_numpy()
+    if token_counts.max(initial=0) > length:
+        raise ValueError(f"A feature has {token_counts.max()} tokens but logits for {length} only.")
+    pairs = mappings.flatten()
+    usable = pc.fill_null(pc.equal(pc.list_value_length(pairs), 2), False)
+    in_context = np.zeros((len(rows), length), dtype=bool)
+    in_context[np.arange(length) < token_counts[:, None]] = usable.to_numpy(zero_copy_only=False)
+    spans = np.zeros((len(rows), length, 2), dtype=np.int64)
+    spans[in_context] = pairs.filter(usable).flatten().to_numpy().reshape(-1, 2)
+    return spans, in_context
+
+
+def _candidates(start_logits, end_logits, spans, in_context, n_best_size, max_answer_length):
+    """Pair the best starts and ends of each feature, feature by feature, better starts first, then better ends.
+
+    Returns:
+        Dictionary of arrays, one entry for each pair that can be an answer: `feature`, `start_logit`, `end_logit`,
+        `score`, and the characters `begin` and `end`.
+    """
+    starts = np.argsort(start_logits, axis=1)[:, : -n_best_size - 1 : -1]
+    ends = np.argsort(end_logits, axis=1)[:, : -n_best_size - 1 : -1]
+    tokens = ends[:, None, :] - starts[:, :, None] + 1
+    possible = (tokens >= 1) & (tokens <= max_answer_length)
+    possible &= np.take_along_axis(in_context, starts, axis=1)[:, :, None]
+    possible &= np.take_along_axis(in_context, ends, axis=1)[:, None, :]
+    feature, start_rank, end_rank = np.nonzero(possible)
+    start, end = starts[feature, start_rank], ends[feature, end_rank]
+    start_logit, end_logit = start_logits[feature, start], end_logits[feature, end]
+    return {
+        "feature": feature,
+        "start_logit": start_logit,
+        "end_logit": end_logit,
+        "score": start_logit + end_logit,
+        "begin": spans[feature, start, 0],
+        "end": spans[feature, end, 1],
+    }
+
+
+def _null_candidates(start_logits, end_logits, first_feature):
+    """Choose for each example the feature with the lowest CLS score; its fields are those of `_candidates`."""
+    scores = start_logits + end_logits
+    lowest = np.minimum.reduceat(scores, first_feature)
+    lengths = np.diff(np.append(first_feature, len(scores)))
+    example_of = np.repeat(np.arange(len(first_feature)), lengths)
+    hits = np.flatnonzero(scores == lowest[example_of])
+    row = hits[np.unique(example_of[hits], return_index=True)[1]]
+    zeros = np.zeros(len(row), dtype=np.int64)
+    return {
+        "example": np.arange(len(row)),
+        "start_logit": start_logits[row],
+        "end_logit": end_logits[row],
+        "score": scores[row],
+        "begin": zeros,
+        "end": zeros,
+    }
+
+
+def _best_of_each(candidates, nulls, n_best_size):
+    """Keep the best candidates of each example, best first; equal scores stay in the order in which they were found.
+
+    The null candidate takes part after all others, and is kept in any case.
+    """
+    if nulls is not None:
+        candidates = {name: np.concatenate((values, nulls[name])) for name, values in candidates.items()}
+    if not np.isfinite(candidates["score"]).all():
+        raise ValueError("The model's logits are not finite.")
+    order = np.lexsort((-candidates["score"], candidates["example"]))
+    example = candidates["example"][order]
+    rank = np.arange(len(order)) - np.searchsorted(example, example)
+    kept = {name: values[order[rank < n_best_size]] for name, values in candidates.items()}
+    if nulls is not None:
+        has_null = kept["example"][(kept["begin"] == 0) & (kept["end"] == 0)]
+        added = np.setdiff1d(nulls["example"], has_null)
+        kept = {name: np.concatenate((values, nulls[name][added])) for name, values in kept.items()}
+        order = np.argsort(kept["example"], kind="stable")
+        kept = {name: values[order] for name, values in kept.items()}
+    return kept
+
+
+def _write_down(answers, ids, contexts, kept, nulls, null_score_diff_threshold):
+    """Add the kept candidates of some examples to `answers`, as texts with probabilities."""
+    first = np.searchsorted(kept["example"], np.arange(len(ids) + 1))
+    probabilities = _probabilities(kept["score"], first).tolist()
+    start_logits, end_logits = kept["start_logit"].tolist(), kept["end_logit"].tolist()
+    begins, ends = kept["begin"].tolist(), kept["end"].tolist()
+    first = first.tolist()
+    for row, (identifier, context) in enumerate(zip(ids, contexts, strict=True)):
+        nbest = [
+            {
+                "start_logit": start_logits[number],
+                "end_logit": end_logits[number],
+                "text": context[begins[number] : ends[number]],
+                "probability": probabilities[number],
+            }
+            for number in range(first[row], first[row + 1])
+        ]
+        rank = next((rank for rank, entry in enumerate(nbest) if entry["text"]), None)
+        if rank is None and (len(nbest) < 2 or nulls is not None):
+            # No span to answer with: the transformers example puts the word "empty" with logits of 0 in front.
+            nbest.insert(0, {"text": "empty", "start_logit": 0.0, "end_logit": 0.0})
+            scores = np.append(0.0, kept["score"][first[row] : first[row + 1]])
+            for entry, probability in zip(nbest, _softmax(scores).tolist(), strict=True):
+                entry["probability"] = probability
+        answers.nbest[identifier] = nbest
+        if nulls is None:
+            answers.predictions[identifier] = nbest[0]["text"]
+            continue
+        null_odds, text = nulls["score"][row], "empty"
+        if rank is not None:
+            best = first[row] + rank
+            null_odds, text = null_odds - kept["start_logit"][best] - kept["end_logit"][best], nbest[rank]["text"]
+        answers.null_odds[identifier] = float(null_odds)
+        answers.predictions[identifier] = "" if null_odds > null_score_diff_threshold else text
+
+
+def _probabilities(scores, first):
+    """Softmax over each run of `scores`; run `i` is `scores[first[i]:first[i + 1]]`."""
+    probabilities = np.empty_like(scores)
+    counts = np.diff(first)
+    # Runs of one length form a matrix without padding: padding would change how NumPy rounds the sums.
+    for count in np.unique(counts[counts > 0]):
+        places = first[:-1][counts == count][:, None] + np.arange(count)
+        probabilities[places] = _softmax(scores[places])
+    return probabilities
+
+
+def _softmax(scores):
+    exponentials = np.exp(scores - scores.max(axis=-1, keepdims=True))
+    return exponentials / exponentials.sum(axis=-1, keepdims=True)
+
+
+def write_answers(answers, output_dir, prefix=None):
+    """Write `predictions.json`, `nbest_predictions.json` and, for SQuAD 2.0, `null_odds.json` as indented JSON.
+
+    Args:
+        answers: `Answers`.
+        output_dir: existing folder.
+        prefix: put before each name, with an underscore.
+    """
+    folder = Path(output_dir)
+    prefix = f"{prefix}_" if prefix else ""
+    _write_json(folder / f"{prefix}predictions.json", answers.predictions)
+    (folder / f"{prefix}nbest_predictions.json").write_text(_nbest_json(answers.nbest), encoding="utf-8")
+    if answers.null_odds is not None:
+        _write_json(folder / f"{prefix}null_odds.json", answers.null_odds)
+
+
+def _write_json(path, content):
+    path.write_text(json.dumps(content, indent=4) + "\n", encoding="utf-8")
+
+
+def _nbest_json(nbest):
+    """Format as `json.dumps(nbest, indent=4)` does, which falls back to slow Python code when it indents."""
+    if not nbest:
+        return "{}\n"
+    rows = []
+    for identifier, entries in nbest.items():
+        fields = [
+            ",\n".join(
+                f"            {encode_basestring_ascii(name)}: "
+                f"{encode_basestring_ascii(value) if isinstance(value, str) else repr(value)}"
+                for name, value in entry.items()
+            )
+            for entry in entries
+        ]
+        listed = ",\n".join(f"        {{\n{field}\n        }}" for field in fields)
+        rows.append(f"    {encode_basestring_ascii(identifier)}: [\n{listed}\n    ]")
+    return "{\n" + ",\n".join(rows) + "\n}\n"
+
+
+def postprocess_qa_predictions(
+    examples,
+    features,
+    predictions,
+    version_2_with_negative=False,
+    n_best_size=20,
+    max_answer_length=30,
+    null_score_diff_threshold=0.0,
+    output_dir=None,
+    prefix=None,
+    log_level=logging.WARNING,
+):
+    """Choose answers and write them down, under the name and with the parameters of the transformers example.
+
+    Args:
+        output_dir: existing folder for the JSON files of `write_answers`; none are written if `None`.
+        prefix: start of their names.
+        log_level: level of this module's logger during the call.
+
+    The other parameters are those of `extract_answers`.
+
+    Returns:
+        Dictionary from example id to answer text.
+
+    Raises:
+        EnvironmentError: `output_dir` is not a folder.
+        ValueError: `predictions` are not start and end logits, or do not fit the features.
+    """
+    if len(predictions) != 2:
+        raise ValueError(f"Expected start and end logits, got {len(predictions)} arrays.")
+    logger.setLevel(log_level)
+    answers = extract_answers(
+        examples,
+        features,
+        predictions,
+        version_2_with_negative=version_2_with_negative,
+        n_best_size=n_best_size,
+        max_answer_length=max_answer_length,
+        null_score_diff_threshold=null_score_diff_threshold,
+    )
+    if output_dir is not None:
+        if not Path(output_dir).is_dir():
+            raise OSError(f"{output_dir} is not a folder.")
+        write_answers(answers, output_dir, prefix)
+        logger.info("Answers written to %s.", output_dir)
+    return answers.predictions
+
+
+def compute_metrics(examples, answers, null_score_diff_threshold=0.0):
+    """Score answers with the project's `evaluate` module (`metric_qa.py`).
+
+    Args:
+        examples: `datasets.Dataset` with `id` and `answers`.
+        answers: `Answers` for these examples.
+        null_score_diff_threshold: the threshold that `answers` were chosen with (SQuAD 2.0).
+
+    Returns:
+        Dictionary of floats in percent: `exact_match` and `f1`; for SQuAD 2.0 the entries of its official script.
+    """
+    import evaluate
+
+    references = [
+        {"id": identifier, "answers": golds}
+        for identifier, golds in zip(examples["id"], examples["answers"], strict=True)
+    ]
+    predictions = [{"id": identifier, "prediction_text": text} for identifier, text in answers.predictions.items()]
+    if answers.null_odds is None:
+        metric = evaluate.load(str(PROJECT_DIR / "metric_qa.py"), "squad", keep_in_memory=True)
+        return metric.compute(predictions=predictions, references=references)
+    for prediction in predictions:
+        prediction["no_answer_probability"] = answers.null_odds[prediction["id"]]
+    metric = evaluate.load(str(PROJECT_DIR / "metric_qa.py"), "squad_v2", keep_in_memory=True)
+    return metric.compute(
+        predictions=predictions, references=references, no_answer_threshold=null_score_diff_threshold
+    )
