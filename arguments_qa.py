@@ -13,8 +13,10 @@ from pathlib import Path
 
 import yaml
 
-from environment_qa import UsageError, quiet_libraries
+from environment_qa import UsageError, go_offline_without_hub, quiet_libraries
 
+# Arguments that may name something on the hub.
+HUB_NAMES = ("model_name_or_path", "config_name", "tokenizer_name", "dataset_name")
 DATA_FILE_SUFFIXES = (".json", ".jsonl", ".csv", ".parquet")
 
 
@@ -118,15 +120,22 @@ def parse_arguments(optimization_arguments_class, argv=None):
     words = list(sys.argv[1:] if argv is None else argv)
     if len(words) == 1 and words[0].endswith((".json", ".yaml", ".yml")):
         words = _words_of_argument_file(Path(words[0]))
-    if _log_level_of(words) not in ("debug", "info", "detail"):
+    # Both must be settled before the libraries are imported, and so before there is a parser.
+    if _value_of("log_level", words) not in ("debug", "info", "detail"):
         quiet_libraries()
+    names = [_value_of(flag, words) for flag in HUB_NAMES]
+    if any(name is not None and not Path(name).exists() for name in names):
+        go_offline_without_hub()
 
+    import torch
     from transformers import HfArgumentParser, TrainingArguments
 
     parser = HfArgumentParser(
         (ModelArguments, DataTrainingArguments, TrainingArguments, optimization_arguments_class), allow_abbrev=False
     )
     parser.add_argument("--no_pad_to_max_length", dest="pad_to_max_length", action="store_false", default=None)
+    # Without this TrainingArguments imports all of IPEX (8 s), to look for an Intel GPU where there is no NVIDIA one.
+    parser.set_defaults(use_cpu=not torch.cuda.is_available())
     parser.error = _refuse
     try:
         model_args, data_args, training_args, optimization_args = parser.parse_args_into_dataclasses(
@@ -155,12 +164,11 @@ def _refuse(message):
     raise UsageError(f"{message} (--help lists all arguments)")
 
 
-def _log_level_of(words):
-    """Look `--log_level` up before the parser exists: the libraries' noise starts with their import."""
-    for word, following in zip(words, [*words[1:], ""], strict=True):
-        if word == "--log_level":
+def _value_of(flag, words):
+    for word, following in zip(words, [*words[1:], None], strict=True):
+        if word == f"--{flag}":
             return following
-        if word.startswith("--log_level="):
+        if word.startswith(f"--{flag}="):
             return word.split("=", 1)[1]
     return None
 

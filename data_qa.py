@@ -92,7 +92,7 @@ def _load_dataset(data_args, model_args):
             )
     except Exception as error:  # builders raise whatever their format's parser raises
         reason = " ".join(str(error).split())[:300] or type(error).__name__
-        local = "" if Path(name).exists() else "; without a network, give a local folder or --train_file and the like"
+        local = "" if Path(name).exists() else "; if the hub cannot be reached, give a local folder or files"
         raise UsageError(f"--dataset_name {name} cannot be loaded: {reason}{local}") from error
     if isinstance(loaded, datasets.Dataset):
         raise UsageError(f"--dataset_name {name} is a single split; save a DatasetDict with the splits it stands for")

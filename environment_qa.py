@@ -9,9 +9,15 @@ import functools
 import importlib.metadata
 import logging
 import os
+import socket
 import sys
+import urllib.parse
+import urllib.request
 import warnings
 from pathlib import Path
+
+# IPEX imports torch's compiler, which would start idle workers of 600 MB each.
+os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", "1")
 
 PROJECT_DIR = Path(__file__).resolve().parent
 
@@ -83,6 +89,20 @@ def quiet_libraries():
     warnings.simplefilter("ignore")
     for name in ("neural_compressor", "optimum.intel", "torch.utils.cpp_extension", "IPEX"):
         logging.getLogger(name).setLevel(logging.ERROR)
+
+
+def go_offline_without_hub():
+    """Put the hub's libraries in offline mode if the hub cannot be reached; call it before they are imported.
+
+    What is cached is still found then, and what is not is answered at once, not after half a minute of retries.
+    """
+    if "HF_HUB_OFFLINE" in os.environ or urllib.request.getproxies():
+        return
+    hub = urllib.parse.urlsplit(os.environ.get("HF_ENDPOINT", "https://huggingface.co"))
+    try:
+        socket.create_connection((hub.hostname, hub.port or (80 if hub.scheme == "http" else 443)), timeout=3).close()
+    except OSError:
+        os.environ["HF_HUB_OFFLINE"] = "1"
 
 
 def make_output_dir(path):

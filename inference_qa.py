@@ -138,6 +138,13 @@ def evaluate_model(model, examples, features, batches, data_args, output_dir, sp
     return {f"{split}_{name}": value for name, value in metrics.items()}
 
 
+def model_size_mb(model, output_dir=None):
+    """Return the size of a model in megabytes: of the saved weights, or of the parameters if it was not saved."""
+    if output_dir is not None:
+        return (Path(output_dir) / "pytorch_model.bin").stat().st_size / 1e6
+    return sum(parameter.numel() * parameter.element_size() for parameter in model.parameters()) / 1e6
+
+
 def save_results(metrics, output_dir, split):
     """Write `{split}_results.json` and merge the same into `all_results.json`, as `Trainer.save_metrics` does."""
     folder = Path(output_dir)

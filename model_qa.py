@@ -89,7 +89,7 @@ def _from_pretrained(auto_class, flag, name, model_args, **kwargs):
         )
     except Exception as error:  # the libraries raise anything from KeyError to a bare Exception on a broken file
         reason = " ".join(str(error).split())[:300] or type(error).__name__
-        local = "" if Path(name).is_dir() else "; without a network, give the path of a local folder"
+        local = "" if Path(name).is_dir() else "; if the hub cannot be reached, give the path of a local folder"
         raise UsageError(f"--{flag} {name} cannot be loaded: {reason}{local}") from error
 
 

@@ -9,14 +9,9 @@ import tempfile
 from pathlib import Path
 
 import torch
-import yaml
 from neural_compressor import PostTrainingQuantConfig, set_workspace
 from optimum.intel import INCQuantizer
 from tqdm.auto import tqdm
-
-from environment_qa import PROJECT_DIR
-
-QUANTIZATION_CONFIG = PROJECT_DIR / "config" / "quantization.yml"
 
 # Largest difference between the logits in memory and after loading that counts as the same model.
 VERIFY_TOLERANCE = {
@@ -27,10 +22,11 @@ VERIFY_TOLERANCE = {
 }
 
 
-def quantization_config(approach, use_ipex=False, bf16=False):
-    """Build INC's configuration from `config/quantization.yml`.
+def quantization_config(settings, approach, use_ipex=False, bf16=False):
+    """Build INC's configuration.
 
     Args:
+        settings: from `config_qa.quantization_settings`.
         approach: `dynamic` or `static`.
         use_ipex: quantize for the IPEX backend.
         bf16: let what stays out of int8 run in bf16 (IPEX only).
@@ -38,8 +34,6 @@ def quantization_config(approach, use_ipex=False, bf16=False):
     Returns:
         A fresh `PostTrainingQuantConfig`.
     """
-    sections = yaml.safe_load(QUANTIZATION_CONFIG.read_text(encoding="utf-8"))
-    settings = sections["ipex" if use_ipex else approach] or {}
     return PostTrainingQuantConfig(
         approach=approach,
         backend="ipex" if use_ipex else "default",

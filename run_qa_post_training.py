@@ -12,6 +12,7 @@ import sys
 from dataclasses import dataclass, field
 
 from arguments_qa import DataTrainingArguments, ModelArguments, parse_arguments, positive
+from config_qa import quantization_settings
 from data_qa import load_examples
 from environment_qa import UsageError, check_stack, command, make_output_dir
 from model_qa import largest_difference, load_compressed, load_config_and_tokenizer, load_model
@@ -72,6 +73,7 @@ def main():
     static = quantizing and optimization_args.quantization_approach == "static"
 
     splits = {"train": static, "validation": training_args.do_eval, "test": training_args.do_predict}
+    settings = quantization_settings("ipex" if use_ipex else optimization_args.quantization_approach)
     if quantizing and optimization_args.verify_loading and not any(splits.values()):
         raise UsageError("--verify_loading compares logits on real questions: give --do_eval or --do_predict as well")
     examples = load_examples(data_args, model_args, [split for split, needed in splits.items() if needed])
@@ -79,7 +81,7 @@ def main():
     output_dir = make_output_dir(training_args.output_dir)
 
     # The heavy libraries are loaded only now that nothing more can be said about the input.
-    from inference_qa import Batches, evaluate_model, save_results, show_results
+    from inference_qa import Batches, evaluate_model, model_size_mb, save_results, show_results
     from utils_qa import dataset_of, draw_features, prepare_features
 
     # IPEX compiles the graph anew for every input shape, so it gets few of them.
@@ -113,7 +115,7 @@ def main():
             calibration = Batches(drawn, tokenizer, training_args.per_device_eval_batch_size, **padding)
         quantized = quantize(
             model,
-            quantization_config(optimization_args.quantization_approach, use_ipex, training_args.bf16),
+            quantization_config(settings, optimization_args.quantization_approach, use_ipex, training_args.bf16),
             output_dir,
             calibration,
         )
@@ -134,6 +136,7 @@ def main():
 
     for name, (dataset, features, batches) in evaluated.items():
         metrics = evaluate_model(model.to(device), dataset, features, batches, data_args, output_dir, name, device)
+        metrics["model_size_mb"] = model_size_mb(model, output_dir if quantizing else None)
         save_results(metrics, output_dir, name)
         show_results(f"{name} metrics", metrics)
 

@@ -1,0 +1,108 @@
+"""Each recipe of README.md, run as it stands there: only paths and sizes are changed, to those of `sample/`."""
+
+import json
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+SAMPLE = ROOT / "sample"
+
+# The F1 that each recipe may cost on sample/dev.json.
+F1_LOST_AT_MOST = {"Dynamic": 1.0, "Static": 1.0, "IPEX": 0.5, "IPEX with bf16": 0.8}
+
+pytestmark = pytest.mark.recipe
+
+
+def readme_commands():
+    """Return {heading: words} of the README's recipes."""
+    sections = re.split(r"^### ", (ROOT / "README.md").read_text(encoding="utf-8"), flags=re.MULTILINE)[1:]
+    commands = {}
+    for section in sections:
+        heading, body = section.split("\n", 1)
+        for block in re.findall(r"```bash\n(python run_qa.*?)```", body, flags=re.DOTALL):
+            commands[heading] = shlex.split(block.replace("\\\n", " "))
+    return commands
+
+
+def run_recipe(heading, output_dir, **changes):
+    """Run a recipe on sample/ in an empty working directory; return the finished process."""
+    words = readme_commands()[heading]
+    place = words.index("--dataset_name")
+    words[place : place + 2] = [
+        "--train_file",
+        str(SAMPLE / "train.json"),
+        "--validation_file",
+        str(SAMPLE / "dev.json"),
+    ]
+    changes = {"model_name_or_path": SAMPLE / "distilbert-qa", "output_dir": output_dir, **changes}
+    for flag, value in changes.items():
+        words[words.index(f"--{flag}") + 1] = str(value)
+    words[:2] = [sys.executable, str(ROOT / words[1])]
+    workdir = Path(output_dir).parent / f"cwd-{Path(output_dir).name}"
+    workdir.mkdir()
+    finished = subprocess.run(words, cwd=workdir, capture_output=True, text=True, timeout=600)
+    assert finished.returncode == 0, finished.stderr
+    assert not list(workdir.iterdir()), "the run left files in the working directory"
+    return finished
+
+
+def results(folder):
+    return json.loads((folder / "all_results.json").read_text(encoding="utf-8"))
+
+
+@pytest.fixture(scope="module")
+def fp32(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("recipes") / "fp32"
+    run_recipe("Baseline", folder)
+    return results(folder)
+
+
+def test_the_sample_model_answers_most_questions(fp32):
+    assert fp32["eval_f1"] >= 85
+
+
+@pytest.mark.parametrize("heading", F1_LOST_AT_MOST)
+def test_quantization_recipe(heading, fp32, tmp_path):
+    folder = tmp_path / "out"
+    finished = run_recipe(heading, folder)
+    assert re.search(r"^verify_loading: .* passed$", finished.stdout, flags=re.MULTILINE)
+    assert "eval_f1" in finished.stdout
+    assert fp32["eval_f1"] - results(folder)["eval_f1"] <= F1_LOST_AT_MOST[heading]
+    assert results(folder)["model_size_mb"] < fp32["model_size_mb"] / 2
+    assert_quiet(finished.stderr)
+    assert_reloads_to_the_same_f1(folder)
+
+
+def assert_quiet(stderr):
+    """Progress bars are all that the libraries may print."""
+    lines = [line for line in re.split(r"[\r\n]", stderr) if line.strip() and not re.search(r"\d+%\||\d+/\d+", line)]
+    assert not lines, lines
+
+
+def assert_reloads_to_the_same_f1(folder):
+    """Load the folder as its users do, in a process of its own, and score it again to the last digit."""
+    program = f"""
+import sys
+sys.path.insert(0, {str(ROOT)!r})
+from arguments_qa import DataTrainingArguments
+from data_qa import read_examples
+from inference_qa import Batches, evaluate_model
+from model_qa import load_compressed
+from transformers import AutoTokenizer
+from utils_qa import dataset_of, prepare_features
+data_args = DataTrainingArguments()
+tokenizer = AutoTokenizer.from_pretrained({str(folder)!r})
+examples = dataset_of(read_examples({str(SAMPLE / "dev.json")!r}, "dev"))
+features = prepare_features(examples, tokenizer, data_args)
+batches = Batches(features, tokenizer, 8, multiple=64 if "ipex" in open({str(folder / "config.json")!r}).read() else 1)
+model = load_compressed({str(folder)!r})
+print(evaluate_model(model, examples, features, batches, data_args, {str(folder.parent)!r}, "eval")["eval_f1"])
+"""
+    finished = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=600)
+    assert finished.returncode == 0, finished.stderr
+    assert float(finished.stdout.split()[-1]) == results(folder)["eval_f1"]
