@@ -1,0 +1,144 @@
+"""Training with INC's callbacks, evaluated as question answering.
+
+Belongs here: `INCTrainer` made to answer questions, and what has to happen inside a training step.
+Does not belong here: building the compression configurations (`compression_qa.py`) and features (`utils_qa.py`).
+"""
+
+import time
+
+import torch
+from optimum.intel import INCTrainer
+from transformers.trainer_utils import PredictionOutput, speed_metrics
+
+from inference_qa import Batches, predict_logits
+
+# Stands for "no probability" in masked logits. Minus infinity would turn 0 * -inf into NaN in the loss.
+MASKED_LOGIT = -1e9
+
+
+class FeatureCollator:
+    """Pad training features, and teacher logits with them, to the longest of the batch or to a fixed width.
+
+    Args:
+        tokenizer: tells the padding ids and the padding side.
+        width: tokens to pad to; the longest feature of the batch if `None`.
+    """
+
+    def __init__(self, tokenizer, width=None):
+        self.tokenizer, self.width = tokenizer, width
+
+    def __call__(self, features):
+        """Return a dictionary of tensors: `(b, l)` inputs, `(b,)` labels, `(b, 2, l)` float32 `teacher_logits`."""
+        names = [name for name in self.tokenizer.model_input_names if name in features[0]]
+        lengths = [len(feature["input_ids"]) for feature in features]
+        batch = self.tokenizer.pad(
+            [{name: feature[name] for name in names} for feature in features],
+            padding="max_length" if self.width else "longest",
+            max_length=self.width,
+            return_tensors="pt",
+        )
+        width = batch["input_ids"].shape[1]
+        left = self.tokenizer.padding_side == "left"
+        shifts = torch.tensor([width - length if left else 0 for length in lengths])
+        for name in ("start_positions", "end_positions"):
+            labels = torch.tensor([feature[name] for feature in features])
+            # Label 0 is the CLS token, which comes behind the padding on the left.
+            batch[name] = labels + shifts
+        if "teacher_logits" in features[0]:
+            logits = torch.full((len(features), 2, width), MASKED_LOGIT)
+            for row, feature in enumerate(features):
+                begin = int(shifts[row])
+                logits[row, :, begin : begin + lengths[row]] = torch.tensor(feature["teacher_logits"])
+            batch["teacher_logits"] = logits
+        return dict(batch)
+
+
+class QuestionAnsweringINCTrainer(INCTrainer):
+    """`INCTrainer` that evaluates and predicts through QA post-processing.
+
+    Args:
+        eval_examples: examples behind `eval_dataset`.
+        post_process_function: `(examples, features, (start_logits, end_logits), stage)` -> predictions, as
+            `compute_metrics` takes them.
+        args, kwargs: those of `INCTrainer`. `compute_metrics` takes what `post_process_function` returns.
+    """
+
+    def __init__(self, *args, eval_examples=None, post_process_function=None, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.eval_examples = eval_examples
+        self.post_process_function = post_process_function
+        if self.distillation_config is not None and self.distillation_config.teacher_model is not None:
+            self.distillation_config.teacher_model.requires_grad_(False).eval()
+
+    def evaluate(self, eval_dataset=None, eval_examples=None, ignore_keys=None, metric_key_prefix="eval"):
+        """Answer and score the evaluation examples.
+
+        Args:
+            eval_dataset: features; those given to the constructor if `None`.
+            eval_examples: their examples, likewise.
+            ignore_keys: taken for compatibility; only start and end logits are looked at.
+            metric_key_prefix: put before each metric's name.
+
+        Returns:
+            Dictionary of metrics, speed metrics included.
+        """
+        features = self.eval_dataset if eval_dataset is None else eval_dataset
+        examples = self.eval_examples if eval_examples is None else eval_examples
+        _, metrics = self._answer(features, examples, metric_key_prefix)
+        self.log(metrics)
+        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        self._memory_tracker.stop_and_update_metrics(metrics)
+        return metrics
+
+    def predict(self, predict_dataset, predict_examples, ignore_keys=None, metric_key_prefix="test"):
+        """Answer examples; parameters as in `evaluate`.
+
+        Returns:
+            `PredictionOutput` of what the post-processing made, no labels, and the metrics.
+        """
+        predictions, metrics = self._answer(predict_dataset, predict_examples, metric_key_prefix)
+        return PredictionOutput(predictions=predictions, label_ids=None, metrics=metrics)
+
+    def _answer(self, features, examples, prefix):
+        begin = time.time()
+        device = self.args.device
+        if self.quantization_config is not None:
+            # Converted int8 modules exist for CPUs only. While fake-quant trains, the model stays where it is.
+            device = next(self.model.parameters(), torch.empty(0)).device if self.is_in_train else torch.device("cpu")
+        model = self.model.to(device)
+        was_training = model.training
+        batches = Batches(features, self.tokenizer, self.args.eval_batch_size)
+        logits = predict_logits(model.eval(), batches, device)
+        model.train(was_training)
+        predictions = self.post_process_function(examples, features, logits, prefix)
+        metrics = self.compute_metrics(predictions) if self.compute_metrics is not None else {}
+        metrics = {name if name.startswith(f"{prefix}_") else f"{prefix}_{name}": metrics[name] for name in metrics}
+        metrics.update(speed_metrics(prefix, begin, num_samples=len(examples), num_steps=-(-len(features) // batches.batch_size)))
+        return predictions, metrics
+
+    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+        """Mix the loss on the labels with the distillation loss, by the weights of INC's criterion.
+
+        Padding takes no part in the distillation loss, so that neither the batch's width nor whether the teacher's
+        logits come from a live teacher or from `teacher_logits` makes a difference.
+        """
+        teacher_logits = inputs.pop("teacher_logits", None)
+        outputs = model(**inputs)
+        loss = outputs["loss"]
+        if self.distillation_config is not None:
+            labels = ("start_positions", "end_positions")
+            if teacher_logits is None:
+                teacher = self.distillation_config.teacher_model.to(loss.device)
+                with torch.no_grad():
+                    taught = teacher(**{name: value for name, value in inputs.items() if name not in labels})
+                teacher_logits = torch.stack((taught["start_logits"], taught["end_logits"]), dim=1)
+            padding = inputs["attention_mask"] == 0
+            pairs = [
+                (outputs[name].masked_fill(padding, MASKED_LOGIT), teacher_logits[:, side].masked_fill(padding, MASKED_LOGIT))
+                for side, name in enumerate(("start_logits", "end_logits"))
+            ]
+            weights = self.distillation_callback.criterion.loss_weights
+            distilled = self.compute_distillation_loss(*zip(*pairs, strict=True))
+            loss = (weights[0] * loss + weights[1] * distilled) / sum(weights)
+            outputs["loss"] = loss
+        return (loss, outputs) if return_outputs else loss
