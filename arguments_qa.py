@@ -145,6 +145,8 @@ def parse_arguments(optimization_arguments_class, argv=None):
         # TrainingArguments checks itself. Its message on bf16 speaks of GPUs only.
         hint = "; on a CPU give --no_cuda as well" if "bf16" in str(error) else ""
         raise UsageError(f"{' '.join(str(error).split())}{hint}") from error
+    # Which flags the user gave: only those win over a configuration file.
+    optimization_args.given = frozenset(word[2:].split("=")[0] for word in words if word.startswith("--"))
     _check_data_arguments(data_args, training_args)
     _check_local_model(model_args)
     return model_args, data_args, training_args, optimization_args

@@ -5,14 +5,16 @@ observers' life during training, and counting zeros.
 Does not belong here: the loop itself (`trainer_qa.py`) and reading YAML (`config_qa.py`).
 """
 
+import json
 import re
+from pathlib import Path
 
 import torch
 from neural_compressor import DistillationConfig, QuantizationAwareTrainingConfig, WeightPruningConfig
 from neural_compressor.config import KnowledgeDistillationLossConfig
-from transformers import TrainerCallback
+from torch.ao.quantization import FakeQuantizeBase
 
-from environment_qa import UsageError
+from inference_qa import forward_passes
 
 
 def training_quantization_config(settings, model):
@@ -38,22 +40,99 @@ def training_quantization_config(settings, model):
     return QuantizationAwareTrainingConfig(op_name_dict=spelled_out or None, **settings)
 
 
+def calibrate_observers(model, batches, device="cpu"):
+    """Set the ranges of the activation observers of a fake-quant model anew, from a pass in evaluation mode.
+
+    In training mode they would see dropout, which widens every range behind it by a tenth and more.
+
+    Args:
+        model: model prepared for quantization-aware training.
+        batches: `inference_qa.Batches` of training features.
+        device: where the model is.
+    """
+    quantizers = _activation_quantizers(model)
+    for quantizer in quantizers:
+        quantizer.activation_post_process.reset_min_max_vals()
+        quantizer.enable_observer()
+        quantizer.disable_fake_quant()
+    was_training = model.training
+    model.eval()
+    for _ in forward_passes(model, batches, device, desc="Calibrating"):
+        pass
+    model.train(was_training)
+    for quantizer in quantizers:
+        quantizer.enable_fake_quant()
+
+
+def freeze_observers(model):
+    """Keep the activation ranges of a fake-quant model as they are; those of the weights go on following them."""
+    for quantizer in _activation_quantizers(model):
+        quantizer.disable_observer()
+
+
+def _activation_quantizers(model):
+    return [
+        module
+        for name, module in model.named_modules()
+        if isinstance(module, FakeQuantizeBase) and not name.endswith("weight_fake_quant")
+    ]
+
+
+def prunable_weights(model, excluded=r".*qa_outputs"):
+    """Find the weights of all linear operators but the excluded ones, in an fp32 or an int8 model.
+
+    Returns:
+        Dictionary from operator name (without the ".module" that INC adds) to `(out, in)` tensor of the values that the
+        operator multiplies with; an int8 weight is dequantized, its zeros stay zeros.
+    """
+    weights = {}
+    for name, module in model.named_modules():
+        name = name.removesuffix(".module")
+        if not re.fullmatch(r".*Linear\w*", type(module).__name__) or re.fullmatch(excluded, name):
+            continue
+        weight = module.weight() if callable(module.weight) else module.weight
+        weights[name] = (weight.dequantize() if weight.is_quantized else weight).detach()
+    return weights
+
+
+def sparsity_report(model):
+    """Count zeros.
+
+    Returns:
+        Dictionary of shares from 0 to 1: `sparsity` over the linear operators without the answer head,
+        `sparsity_of_model` over all parameters, and `sparsity_per_op` by operator name.
+    """
+    weights = prunable_weights(model)
+    zeros = {name: int((weight == 0).sum()) for name, weight in weights.items()}
+    total = sum(weight.numel() for weight in weights.values())
+    everything = sum(values.numel() for values in model.state_dict().values() if isinstance(values, torch.Tensor))
+    return {
+        "sparsity": sum(zeros.values()) / total,
+        "sparsity_of_model": sum(zeros.values()) / everything,
+        "sparsity_per_op": {name: zeros[name] / weight.numel() for name, weight in weights.items()},
+    }
+
+
+def save_sparsity(report, output_dir):
+    """Put a sparsity report into `inc_config.json`, in place of INC's percentage of all parameters."""
+    path = Path(output_dir) / "inc_config.json"
+    content = json.loads(path.read_text(encoding="utf-8"))
+    content["pruning"].update(report)
+    path.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+
+
 def _as_list(value):
     return value if isinstance(value, list) else [value]
 
 
-def pruning_config(settings, model):
+def pruning_config(settings):
     """Build the pruning configuration.
 
     Args:
         settings: keyword arguments of `WeightPruningConfig`.
-        model: the model to be pruned, to see that there is something to prune.
 
     Returns:
         A fresh `WeightPruningConfig`.
-
-    Raises:
-        UsageError: the settings select no operator.
     """
     settings = {"op_names": [], "excluded_op_names": [], "pruning_op_types": ["Linear"], **settings}
     # INC writes into these lists, and its own defaults are shared by all configurations of a process.

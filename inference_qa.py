@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from tqdm.auto import tqdm
 
-from utils_qa import compute_metrics, extract_answers, write_answers
+from utils_qa import compute_metrics, dataset_of, extract_answers, prepare_features, write_answers
 
 
 class Batches:
@@ -67,8 +67,8 @@ class Batches:
         return batch
 
 
-def predict_logits(model, batches, device="cpu", desc="Evaluating"):
-    """Run a model over features, similar lengths together.
+def forward_passes(model, batches, device="cpu", desc="Evaluating"):
+    """Run a model over features, similar lengths together, without gradients.
 
     Args:
         model: callable with the tokenizer's inputs as keywords, in evaluation mode, that returns a mapping with
@@ -77,6 +77,26 @@ def predict_logits(model, batches, device="cpu", desc="Evaluating"):
         device: where the inputs go.
         desc: label of the progress bar.
 
+    Yields:
+        `(rows, mask, logits)`: the b features of the batch, `(b, width)` bool where they have tokens, and a dictionary
+        of `start_logits` and `end_logits`, `(b, width)` float32 arrays.
+    """
+    progress = tqdm(total=len(batches.lengths), desc=desc, unit="feature", delay=2)
+    with torch.inference_mode():
+        if isinstance(getattr(model, "model", None), torch.jit.ScriptModule):
+            # The first call of a loaded graph runs before its int8 operators are fused, with other roundings.
+            model(**batches.inputs(next(batches.by_length())))
+        for rows in batches.by_length():
+            outputs = model(**{name: values.to(device) for name, values in batches.inputs(rows).items()})
+            logits = {name: outputs[name].float().cpu().numpy() for name in ("start_logits", "end_logits")}
+            yield rows, batches.token_mask(rows), logits
+            progress.update(len(rows))
+    progress.close()
+
+
+def predict_logits(model, batches, device="cpu", desc="Evaluating"):
+    """Collect the logits of all features; parameters as in `forward_passes`.
+
     Returns:
         `(start_logits, end_logits)`, each `(n, l)` float32 with `l` the longest feature, in the features' own order;
         position `i` is token `i`, and what lies behind the last token of a feature is -inf.
@@ -84,28 +104,51 @@ def predict_logits(model, batches, device="cpu", desc="Evaluating"):
     shape = (len(batches.lengths), int(batches.lengths.max()))
     results = {name: np.full(shape, -np.inf, dtype=np.float32) for name in ("start_logits", "end_logits")}
     tokens = np.arange(shape[1]) < batches.lengths[:, None]
-    progress = tqdm(total=shape[0], desc=desc, unit="feature", delay=2)
-    with torch.inference_mode():
-        if isinstance(getattr(model, "model", None), torch.jit.ScriptModule):
-            # The first call of a loaded graph runs before its int8 operators are fused, with other roundings.
-            model(**batches.inputs(next(batches.by_length())))
-        for rows in batches.by_length():
-            outputs = model(**{name: values.to(device) for name, values in batches.inputs(rows).items()})
-            mask = batches.token_mask(rows)
-            for name, result in results.items():
-                logits = np.full((len(rows), shape[1]), -np.inf, dtype=np.float32)
-                logits[tokens[rows]] = outputs[name].float().cpu().numpy()[mask]
-                result[rows] = logits
-            progress.update(len(rows))
-    progress.close()
+    for rows, mask, logits in forward_passes(model, batches, device, desc):
+        for name, result in results.items():
+            aligned = np.full((len(rows), shape[1]), -np.inf, dtype=np.float32)
+            aligned[tokens[rows]] = logits[name][mask]
+            result[rows] = aligned
     return results["start_logits"], results["end_logits"]
+
+
+def post_processing(data_args, output_dir):
+    """Return the function `(examples, features, logits, stage)` that chooses answers and writes them down.
+
+    Args:
+        data_args: `DataTrainingArguments`.
+        output_dir: folder for the JSON files; `stage` (`eval` or `predict`) is the prefix of their names.
+    """
+
+    def post_process(examples, features, logits, stage="eval"):
+        answers = extract_answers(
+            examples,
+            features,
+            logits,
+            version_2_with_negative=data_args.version_2_with_negative,
+            n_best_size=data_args.n_best_size,
+            max_answer_length=data_args.max_answer_length,
+            null_score_diff_threshold=data_args.null_score_diff_threshold,
+        )
+        write_answers(answers, output_dir, stage)
+        return examples, answers
+
+    return post_process
+
+
+def score(examples, answers, data_args):
+    """Score answers if every example says what is right, else return no metrics."""
+    golds = examples["answers"]
+    if all(gold is not None and (gold["text"] or data_args.version_2_with_negative) for gold in golds):
+        return compute_metrics(examples, answers, data_args.null_score_diff_threshold)
+    return {}
 
 
 def evaluate_model(model, examples, features, batches, data_args, output_dir, split, device="cpu"):
     """Answer the questions of one split with a model, write the answers down and score them.
 
     Args:
-        model, batches, device: as in `predict_logits`.
+        model, batches, device: as in `forward_passes`.
         examples, features: as in `extract_answers`.
         data_args: `DataTrainingArguments`.
         output_dir: folder for the answers' JSON files.
@@ -116,26 +159,54 @@ def evaluate_model(model, examples, features, batches, data_args, output_dir, sp
     """
     begin = time.perf_counter()
     logits = predict_logits(model, batches, device, desc="Evaluating" if split == "eval" else "Predicting")
-    answers = extract_answers(
-        examples,
-        features,
-        logits,
-        version_2_with_negative=data_args.version_2_with_negative,
-        n_best_size=data_args.n_best_size,
-        max_answer_length=data_args.max_answer_length,
-        null_score_diff_threshold=data_args.null_score_diff_threshold,
-    )
+    examples, answers = post_processing(data_args, output_dir)(examples, features, logits, split)
     seconds = time.perf_counter() - begin
-    write_answers(answers, output_dir, split)
-    metrics = {}
-    golds = examples["answers"]
-    if all(gold is not None and (gold["text"] or data_args.version_2_with_negative) for gold in golds):
-        metrics = compute_metrics(examples, answers, data_args.null_score_diff_threshold)
-    metrics["samples"] = len(examples)
-    metrics["features"] = len(features)
-    metrics["runtime"] = round(seconds, 4)
-    metrics["samples_per_second"] = round(len(examples) / seconds, 3)
+    metrics = {
+        **score(examples, answers, data_args),
+        "samples": len(examples),
+        "features": len(features),
+        "runtime": round(seconds, 4),
+        "samples_per_second": round(len(examples) / seconds, 3),
+    }
     return {f"{split}_{name}": value for name, value in metrics.items()}
+
+
+def prepare_evaluation(examples, tokenizer, data_args, model_args, batch_size, multiple=1):
+    """Prepare what is to be evaluated and predicted.
+
+    Args:
+        examples: dictionary from split to list of examples; `validation` and `test` are looked at.
+        tokenizer, data_args, model_args: of the run.
+        batch_size, multiple: as in `Batches`.
+
+    Returns:
+        Dictionary from `eval` and `predict` to `(examples, features, batches)`.
+    """
+    prepared = {}
+    for split, name in (("validation", "eval"), ("test", "predict")):
+        if split in examples:
+            dataset = dataset_of(examples[split])
+            features = prepare_features(dataset, tokenizer, data_args, model_args.cache_dir, f"{split} features")
+            width = data_args.max_seq_length if data_args.pad_to_max_length else None
+            prepared[name] = dataset, features, Batches(features, tokenizer, batch_size, width, multiple)
+    return prepared
+
+
+def evaluate_and_report(model, prepared, data_args, output_dir, device="cpu", saved=True):
+    """Evaluate a model on what was prepared, print the metrics as tables and write them to the results files.
+
+    Args:
+        model, device: as in `forward_passes`.
+        prepared: from `prepare_evaluation`.
+        data_args: `DataTrainingArguments`.
+        output_dir: folder for results and answers.
+        saved: whether the model's weights are in `output_dir`.
+    """
+    for name, (examples, features, batches) in prepared.items():
+        metrics = evaluate_model(model, examples, features, batches, data_args, output_dir, name, device)
+        metrics["model_size_mb"] = model_size_mb(model, output_dir if saved else None)
+        save_results(metrics, output_dir, name)
+        show_results(f"{name} metrics", metrics)
 
 
 def model_size_mb(model, output_dir=None):

@@ -4,6 +4,7 @@ Belongs here: loading what a run starts from, refusing what no run can start fro
 Does not belong here: compressing (`quantization_qa.py`) and running over questions (`inference_qa.py`).
 """
 
+import sys
 from pathlib import Path
 
 from environment_qa import UsageError
@@ -34,14 +35,7 @@ def load_config_and_tokenizer(model_args, data_args, needs_head):
 
     name = model_args.model_name_or_path
     config = _from_pretrained(AutoConfig, "config_name", model_args.config_name or name, model_args)
-    if getattr(config, "torch_dtype", None) is not None and "int8" in str(config.torch_dtype):
-        raise UsageError(f"--model_name_or_path {name} is quantized already; name the fp32 model it was made from")
-    architectures = config.architectures or []
-    if needs_head and not any("QuestionAnswering" in architecture for architecture in architectures):
-        raise UsageError(
-            f"--model_name_or_path {name} has no question-answering head, it is {architectures or 'unnamed'}; "
-            "fine-tune it first"
-        )
+    _refuse_wrong_kind(config, "model_name_or_path", name, needs_head)
     tokenizer = _from_pretrained(AutoTokenizer, "tokenizer_name", model_args.tokenizer_name or name, model_args)
     if not tokenizer.is_fast:
         raise UsageError(
@@ -60,21 +54,61 @@ def load_config_and_tokenizer(model_args, data_args, needs_head):
     return config, tokenizer
 
 
-def load_model(model_args, config):
-    """Load the fp32 question-answering model, in evaluation mode.
+def _refuse_wrong_kind(config, flag, name, needs_head):
+    if "int8" in str(getattr(config, "torch_dtype", None)):
+        raise UsageError(f"--{flag} {name} is quantized already; name the fp32 model it was made from")
+    architectures = config.architectures or []
+    if needs_head and not any("QuestionAnswering" in architecture for architecture in architectures):
+        raise UsageError(
+            f"--{flag} {name} has no question-answering head, it is {architectures or 'unnamed'}; fine-tune it first"
+        )
+
+
+def load_model(model_args, config=None, flag="model_name_or_path", name=None):
+    """Load an fp32 question-answering model, in evaluation mode.
+
+    Args:
+        model_args: `ModelArguments`.
+        config: its configuration, if it is not the one saved with it.
+        flag: the argument that names the model.
+        name: folder or hub name, if it is not in `model_args`.
 
     Raises:
         UsageError: the weights cannot be loaded.
     """
     from transformers import AutoModelForQuestionAnswering
 
-    path = Path(model_args.model_name_or_path)
-    if path.is_dir() and not any((path / name).is_file() for name in WEIGHT_FILES):
-        raise UsageError(f"--model_name_or_path {path}: the folder holds none of {', '.join(WEIGHT_FILES)}")
-    model = _from_pretrained(
-        AutoModelForQuestionAnswering, "model_name_or_path", model_args.model_name_or_path, model_args, config=config
-    )
-    return model.eval()
+    name = name or model_args.model_name_or_path
+    path = Path(name)
+    if path.is_dir() and not any((path / file).is_file() for file in WEIGHT_FILES):
+        raise UsageError(f"--{flag} {path}: the folder holds none of {', '.join(WEIGHT_FILES)}")
+    kwargs = {} if config is None else {"config": config}
+    return _from_pretrained(AutoModelForQuestionAnswering, flag, name, model_args, **kwargs).eval()
+
+
+def check_teacher(name, tokenizer, model_args):
+    """Refuse a teacher that cannot teach the student.
+
+    Args:
+        name: folder or hub name.
+        tokenizer: the student's.
+        model_args: `ModelArguments`.
+
+    Raises:
+        UsageError: the teacher cannot be loaded, has no question-answering head, or another vocabulary.
+    """
+    from transformers import AutoConfig, AutoTokenizer
+
+    flag = "teacher_model_name_or_path"
+    config = _from_pretrained(AutoConfig, flag, name, model_args)
+    _refuse_wrong_kind(config, flag, name, needs_head=True)
+    theirs = _from_pretrained(AutoTokenizer, flag, name, model_args).get_vocab()
+    ours = tokenizer.get_vocab()
+    if theirs != ours:
+        raise UsageError(
+            f"--{flag} {name} has another vocabulary than the student ({len(theirs)} and {len(ours)} entries, "
+            f"{len(theirs.items() & ours.items())} in common); use a teacher with the same tokenizer"
+        )
 
 
 def _from_pretrained(auto_class, flag, name, model_args, **kwargs):
@@ -122,3 +156,20 @@ def largest_difference(model, other, inputs):
     return max(
         float((outputs[name].float() - others[name].float()).abs().max()) for name in ("start_logits", "end_logits")
     )
+
+
+def verify(model, loaded, inputs, tolerance):
+    """Print whether a loaded model gives the logits of the one in memory, and end the process with 1 if it does not.
+
+    Args:
+        model, loaded, inputs: as in `largest_difference`.
+        tolerance: largest difference that passes.
+    """
+    difference = largest_difference(model, loaded, inputs)
+    passed = difference <= tolerance
+    print(
+        f"verify_loading: largest logit difference {difference:.3g}, tolerance {tolerance:.3g}: "
+        f"{'passed' if passed else 'FAILED'}"
+    )
+    if not passed:
+        sys.exit(1)

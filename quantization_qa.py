@@ -17,8 +17,11 @@ from tqdm.auto import tqdm
 VERIFY_TOLERANCE = {
     # The same packed weights and the same kernels: not a bit may differ.
     "default": 0.0,
-    "ipex": 1e-3,
-    "bf16": 0.5,
+    # Two TorchScript graphs are fused and their kernels chosen separately. Measured 0; a choice that sums in another
+    # order moves fp32 logits of about 10 by their rounding error, 1e-5. Lost scales would move them by 0.1 and more.
+    "ipex": 1e-4,
+    # The same in bf16, with 8 bits of mantissa: half a step at 10 is 0.03. Measured 0 here as well.
+    "bf16": 5e-2,
 }
 
 

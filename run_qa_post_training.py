@@ -8,14 +8,13 @@ The same command without --apply_quantization evaluates the model as it is. Supp
 v2.0 data, CPUs. Refused: IPEX with the dynamic approach, and bf16 without IPEX.
 """
 
-import sys
 from dataclasses import dataclass, field
 
 from arguments_qa import DataTrainingArguments, ModelArguments, parse_arguments, positive
 from config_qa import quantization_settings
 from data_qa import load_examples
 from environment_qa import UsageError, check_stack, command, make_output_dir
-from model_qa import largest_difference, load_compressed, load_config_and_tokenizer, load_model
+from model_qa import load_compressed, load_config_and_tokenizer, load_model, verify
 
 # Widths that IPEX batches are padded to are multiples of this.
 IPEX_WIDTH_STEP = 64
@@ -81,64 +80,37 @@ def main():
     output_dir = make_output_dir(training_args.output_dir)
 
     # The heavy libraries are loaded only now that nothing more can be said about the input.
-    from inference_qa import Batches, evaluate_model, model_size_mb, save_results, show_results
-    from utils_qa import dataset_of, draw_features, prepare_features
+    from inference_qa import Batches, evaluate_and_report, prepare_evaluation
+    from utils_qa import dataset_of, draw_features
 
     # IPEX compiles the graph anew for every input shape, so it gets few of them.
-    padding = {
-        "width": data_args.max_seq_length if data_args.pad_to_max_length else None,
-        "multiple": IPEX_WIDTH_STEP if use_ipex and data_args.pad_to_max_length is None else 1,
-    }
-    evaluated = {}
-    for split, name in (("validation", "eval"), ("test", "predict")):
-        if split in examples:
-            dataset = dataset_of(examples[split])
-            features = prepare_features(dataset, tokenizer, data_args, model_args.cache_dir, f"{split} features")
-            batches = Batches(features, tokenizer, training_args.per_device_eval_batch_size, **padding)
-            evaluated[name] = dataset, features, batches
-
+    multiple = IPEX_WIDTH_STEP if use_ipex and data_args.pad_to_max_length is None else 1
+    batch_size = training_args.per_device_eval_batch_size
+    prepared = prepare_evaluation(examples, tokenizer, data_args, model_args, batch_size, multiple)
     model = load_model(model_args, config)
-    device = training_args.device
-    if quantizing:
-        from quantization_qa import VERIFY_TOLERANCE, quantization_config, quantize
+    if not quantizing:
+        device = training_args.device
+        evaluate_and_report(model.to(device), prepared, data_args, output_dir, device, saved=False)
+        return
 
-        device = "cpu"
-        calibration = None
-        if static:
-            drawn = draw_features(
-                dataset_of(examples["train"]),
-                tokenizer,
-                data_args,
-                optimization_args.num_calibration_samples,
-                training_args.seed,
-            )
-            calibration = Batches(drawn, tokenizer, training_args.per_device_eval_batch_size, **padding)
-        quantized = quantize(
-            model,
-            quantization_config(settings, optimization_args.quantization_approach, use_ipex, training_args.bf16),
-            output_dir,
-            calibration,
-        )
-        tokenizer.save_pretrained(output_dir)
-        # What is verified and evaluated below is what its users will load.
-        model = load_compressed(output_dir)
-        if optimization_args.verify_loading:
-            batches = next(iter(evaluated.values()))[2] if evaluated else calibration
-            difference = largest_difference(quantized, model, batches.inputs(next(batches.by_length())))
-            tolerance = VERIFY_TOLERANCE["bf16" if training_args.bf16 else "ipex" if use_ipex else "default"]
-            passed = difference <= tolerance
-            print(
-                f"verify_loading: largest logit difference {difference:.3g}, tolerance {tolerance:.3g}: "
-                f"{'passed' if passed else 'FAILED'}"
-            )
-            if not passed:
-                sys.exit(1)
+    from quantization_qa import VERIFY_TOLERANCE, quantization_config, quantize
 
-    for name, (dataset, features, batches) in evaluated.items():
-        metrics = evaluate_model(model.to(device), dataset, features, batches, data_args, output_dir, name, device)
-        metrics["model_size_mb"] = model_size_mb(model, output_dir if quantizing else None)
-        save_results(metrics, output_dir, name)
-        show_results(f"{name} metrics", metrics)
+    calibration = None
+    if static:
+        count, seed = optimization_args.num_calibration_samples, training_args.seed
+        drawn = draw_features(dataset_of(examples["train"]), tokenizer, data_args, count, seed)
+        width = data_args.max_seq_length if data_args.pad_to_max_length else None
+        calibration = Batches(drawn, tokenizer, batch_size, width, multiple)
+    inc_config = quantization_config(settings, optimization_args.quantization_approach, use_ipex, training_args.bf16)
+    quantized = quantize(model, inc_config, output_dir, calibration)
+    tokenizer.save_pretrained(output_dir)
+    # What is verified and evaluated is what its users will load.
+    loaded = load_compressed(output_dir)
+    if optimization_args.verify_loading:
+        batches = next(iter(prepared.values()))[2] if prepared else calibration
+        tolerance = VERIFY_TOLERANCE["bf16" if training_args.bf16 else "ipex" if use_ipex else "default"]
+        verify(quantized, loaded, batches.inputs(next(batches.by_length())), tolerance)
+    evaluate_and_report(loaded, prepared, data_args, output_dir)
 
 
 if __name__ == "__main__":

@@ -7,13 +7,18 @@ Does not belong here: building the compression configurations (`compression_qa.p
 import time
 
 import torch
+from neural_compressor.compression.callbacks import QuantizationAwareTrainingCallbacks
 from optimum.intel import INCTrainer
+from transformers import TrainerCallback
 from transformers.trainer_utils import PredictionOutput, speed_metrics
 
+from compression_qa import calibrate_observers, freeze_observers
 from inference_qa import Batches, predict_logits
 
 # Stands for "no probability" in masked logits. Minus infinity would turn 0 * -inf into NaN in the loss.
 MASKED_LOGIT = -1e9
+# Share of the training steps after which activation ranges are kept.
+FREEZE_AT = 0.5
 
 
 class FeatureCollator:
@@ -53,6 +58,26 @@ class FeatureCollator:
         return dict(batch)
 
 
+class _ObserverFreeze(TrainerCallback):
+    """Take the activation ranges once more when most of the training is done, and keep them from then on.
+
+    The rest of the training fits the weights to the very ranges that the int8 model will have.
+    """
+
+    def __init__(self, trainer):
+        self.trainer, self.frozen = trainer, False
+
+    def on_step_begin(self, args, state, control, **kwargs):
+        if not self.frozen and state.global_step >= FREEZE_AT * state.max_steps:
+            self.trainer._start_observers()
+            freeze_observers(self.trainer.model)
+            self.frozen = True
+
+    def on_train_end(self, args, state, control, **kwargs):
+        # INC converts to int8 right after this; a model converted in training mode keeps its dropout.
+        self.trainer.model.eval()
+
+
 class QuestionAnsweringINCTrainer(INCTrainer):
     """`INCTrainer` that evaluates and predicts through QA post-processing.
 
@@ -60,15 +85,26 @@ class QuestionAnsweringINCTrainer(INCTrainer):
         eval_examples: examples behind `eval_dataset`.
         post_process_function: `(examples, features, (start_logits, end_logits), stage)` -> predictions, as
             `compute_metrics` takes them.
+        calibration: `Batches` of training features that activation ranges are taken from (quantization only).
         args, kwargs: those of `INCTrainer`. `compute_metrics` takes what `post_process_function` returns.
     """
 
-    def __init__(self, *args, eval_examples=None, post_process_function=None, **kwargs):
+    def __init__(self, *args, eval_examples=None, post_process_function=None, calibration=None, **kwargs):
         super().__init__(*args, **kwargs)
         self.eval_examples = eval_examples
         self.post_process_function = post_process_function
-        if self.distillation_config is not None and self.distillation_config.teacher_model is not None:
+        self.calibration = calibration
+        if self.distillation_config is not None:
             self.distillation_config.teacher_model.requires_grad_(False).eval()
+        if self.quantization_config is not None and self.args.do_train:
+            for callback in self._compression_manager.callbacks.callbacks_list:
+                if isinstance(callback, QuantizationAwareTrainingCallbacks):
+                    # INC's own hook, which comes first, puts the observers and fake-quant operators into the model.
+                    callback.register_hook("on_train_begin", self._start_observers)
+            self.add_callback(_ObserverFreeze(self))
+
+    def _start_observers(self, dataloader=None):
+        calibrate_observers(self.model, self.calibration, self.args.device)
 
     def evaluate(self, eval_dataset=None, eval_examples=None, ignore_keys=None, metric_key_prefix="eval"):
         """Answer and score the evaluation examples.
@@ -113,7 +149,9 @@ class QuestionAnsweringINCTrainer(INCTrainer):
         predictions = self.post_process_function(examples, features, logits, prefix)
         metrics = self.compute_metrics(predictions) if self.compute_metrics is not None else {}
         metrics = {name if name.startswith(f"{prefix}_") else f"{prefix}_{name}": metrics[name] for name in metrics}
-        metrics.update(speed_metrics(prefix, begin, num_samples=len(examples), num_steps=-(-len(features) // batches.batch_size)))
+        metrics.update(
+            speed_metrics(prefix, begin, num_samples=len(examples), num_steps=-(-len(features) // batches.batch_size))
+        )
         return predictions, metrics
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
@@ -134,7 +172,10 @@ class QuestionAnsweringINCTrainer(INCTrainer):
                 teacher_logits = torch.stack((taught["start_logits"], taught["end_logits"]), dim=1)
             padding = inputs["attention_mask"] == 0
             pairs = [
-                (outputs[name].masked_fill(padding, MASKED_LOGIT), teacher_logits[:, side].masked_fill(padding, MASKED_LOGIT))
+                (
+                    outputs[name].masked_fill(padding, MASKED_LOGIT),
+                    teacher_logits[:, side].masked_fill(padding, MASKED_LOGIT),
+                )
                 for side, name in enumerate(("start_logits", "end_logits"))
             ]
             weights = self.distillation_callback.criterion.loss_weights

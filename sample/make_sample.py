@@ -47,69 +47,75 @@ STUDENT_STAGES = [(100, {"tiny": 1, "short": 3}), (450, {"short": 2, "usual": 4,
 # Word lists.  Names are pairs of words; which pairs belong to train and which to dev is settled in `pair`.
 # ------------------------------------------------------------------------------------------------------------
 
-WOMEN = (
+
+def words(text):
+    """The words of a list."""
+    return text.split()
+
+
+WOMEN = words(
     "Mara Elsa Ingrid Clara Noémi Tilda Agnes Beatriz Odette Selma Renata Ottilie Zélie Helga Marit Johanna Vera "
     "Lucinda Petra Amalia Greta Sólveig Irena Dorothea Philippa Camille Edith Rosalind Hanne Ylva"
-).split()
-MEN = (
+)
+MEN = words(
     "Anton Emil Bruno Casper Tomás Henrik Oskar Pavel Leopold Rasmus Silvio Viktor Matthias Cornelius Edmund "
     "Aurel Björn Dmitri Fabian Gregor Jasper Konrad Lars Moritz Niels Piet Quentin Stefan Ulrich Wendel"
-).split()
-SURNAMES = (
+)
+SURNAMES = words(
     "Tolvik Brandel Ostrova Halberg Quintero Marchetti Sørensen Vandermeer Kowalt Lindqvist Ashdown Pellegrin "
     "Drummer Fairweather Grönlund Hawthorn Iversen Jankovic Kestrel Lorimer Montclair Nordahl Orlov Pemberton "
     "Rosewall Santoro Thornbury Ullman Verhoeven Whitlock Yardley Zeller Ackermann Belloni Castellan Dubrow "
     "Ellingham Ferrante Galloway Hargreave Ibáñez Juhl Kirkwall Langstrom Mercer Novak Ohlsen Prescott Rademaker "
     "Stanhope Tennant Umbria Valcourt Wexler Zimmer Albrecht Bexley Cordova Delacroix Eastman"
-).split()
-TOWN_FIRST = "Port Saint New Old Upper Lower East West North South Great Little Castle Mount Fort Glen".split()
-TOWN_SECOND = (
+)
+TOWN_FIRST = words("Port Saint New Old Upper Lower East West North South Great Little Castle Mount Fort Glen")
+TOWN_SECOND = words(
     "Corvan Brenwick Alder Maren Ostby Tarrow Velden Quarry Lindholm Hesper Dunmore Kelder Ravik Soller Ambry "
     "Norrin Ferris Galt Hollin Istra Jorvin Kasten Lomar Merrow Nessa Orrin Pellan Rusk Selby Torven Ulver Wistan "
     "Yarrow Zorin Ashby Borrel Cadmor Drayle Estrel Fenwick"
-).split()
-SHIP_FIRST = (
+)
+SHIP_FIRST = words(
     "Silver Northern Crimson Patient Golden Restless Iron Wandering Blue Gallant Quiet Swift Emerald Hopeful "
     "Loyal Distant Bright Amber Proud Winter"
-).split()
-SHIP_SECOND = (
+)
+SHIP_SECOND = words(
     "Heron Star Falcon Duchess Pilgrim Petrel Arrow Dolphin Mermaid Lantern Tempest Swallow Orion Maiden Trader "
     "Comet Otter Sparrow Horizon Raven Walrus Gannet Voyager Empress"
-).split()
-FIRM_FIRST = (
+)
+FIRM_FIRST = words(
     "Ambrel Kestrow Daltry Veltrix Orbeck Hallam Pinnock Sunder Trellis Corbin Morrow Linden Bassett Cromer Ellery "
     "Foxley Garland Holloway Ivory Jessop Keller Larkin Norwell Osgood Penrose Radley Stroud Tolland Vickers Wyndham"
-).split()
-FIRM_SECOND = (
+)
+FIRM_SECOND = words(
     "Mills Works Foundry Brothers Company Press Glassworks Shipyard Brewery Pottery Railways Instruments Textiles "
     "Clocks"
-).split()
-LANDMARK_FIRST = (
+)
+LANDMARK_FIRST = words(
     "Queen's Harbour Millstone Weaver's Cathedral Marsh Eagle Bishop's Copper Market Garden Meridian Juniper Granary "
     "Founders' Observatory Swan Tanner's Willow Chapel Crescent Mariner's Orchard Viaduct"
-).split()
-LANDMARK_SECOND = "Bridge Tower Library Theatre Lighthouse Hall Museum Gate Station Aqueduct".split()
-JOURNEY_FIRST = (
+)
+LANDMARK_SECOND = words("Bridge Tower Library Theatre Lighthouse Hall Museum Gate Station Aqueduct")
+JOURNEY_FIRST = words(
     "Polar Desert Boreal Glacier Coral Steppe Volcano Jungle Tundra Equator Caspian Atlantic Highland Delta Plateau "
     "Monsoon Savanna Island Canyon Magnetic"
-).split()
-JOURNEY_SECOND = "Expedition Survey Voyage Crossing Mission Venture Traverse Journey".split()
-FEAST_FIRST = (
+)
+JOURNEY_SECOND = words("Expedition Survey Voyage Crossing Mission Venture Traverse Journey")
+FEAST_FIRST = words(
     "Lanterns Herring Cherry Kite Harvest Candle Barley Midsummer Accordion Pumpkin Salmon Shepherds Puppet Honey "
     "Bonfire Rowing Chestnut Masquerade Snow Tulip"
-).split()
-FEAST_SECOND = "Fair Festival Regatta Parade Games Carnival Gathering Week".split()
-BOOK_FIRST = (
+)
+FEAST_SECOND = words("Fair Festival Regatta Parade Games Carnival Gathering Week")
+BOOK_FIRST = words(
     "Glass Paper Hidden Burning Salt Broken Velvet Silent Seventh Last Hollow Painted Drowned Stone Borrowed Secret "
     "Endless Forgotten Scarlet Marble"
-).split()
-BOOK_SECOND = (
+)
+BOOK_SECOND = words(
     "Kingdom Orchestra Letters Staircase River Inheritance Mirror Cartographer Winter Hourglass Island Promise "
     "Labyrinth Neighbour Garden Winds Bells Daughters Ferryman Almanac"
-).split()
-RIVERS = "Ask Morva Teal Lune Orsa Vistra Drenn Kalle Sabor Inver Tamble Rhone Yssel Corda Nairn Ulm".split()
-MONTHS = "January February March April May June July August September October November December".split()
-NUMBERS = "two three four five six seven eight nine ten eleven twelve fifteen twenty thirty forty".split()
+)
+RIVERS = words("Ask Morva Teal Lune Orsa Vistra Drenn Kalle Sabor Inver Tamble Rhone Yssel Corda Nairn Ulm")
+MONTHS = words("January February March April May June July August September October November December")
+NUMBERS = words("two three four five six seven eight nine ten eleven twelve fifteen twenty thirty forty")
 
 POOLS = {
     "job": (
@@ -172,7 +178,7 @@ POOLS = {
     ),
     "weekday": "Monday|Tuesday|Wednesday|Thursday|Friday|Saturday|Sunday",
 }
-POOLS = {name: words.split("|") for name, words in POOLS.items()}
+POOLS = {name: choices.split("|") for name, choices in POOLS.items()}
 
 # ------------------------------------------------------------------------------------------------------------
 # Kinds of entity.  `values`: the facts and the type of each.  `sentences`: one to three facts apiece, {s} standing
@@ -708,7 +714,7 @@ def rivals_of(kind, fact, entities, spans):
 def answerable(rng, entities, text, spans):
     """A question the document answers: for a fact of an entity, or, about one time in nine, for the entity itself."""
     entity = rng.choice([entity for entity in entities if entity["sentences"]])
-    template, values = rng.choice(entity["sentences"])
+    _, values = rng.choice(entity["sentences"])
     fact = rng.choice(sorted(values))
     kind = KINDS[entity["kind"]]
     if fact in kind["inverse"] and (entity["name"], fact, "subject") in spans and rng.random() < 0.3:
@@ -817,13 +823,13 @@ def build_tokenizer(folders):
     from transformers import DistilBertTokenizerFast
 
     rng = random.Random(f"{SEED}-vocabulary")
-    normalizer, splitter, words = BertNormalizer(lowercase=True), BertPreTokenizer(), Counter()
+    normalizer, splitter, seen = BertNormalizer(lowercase=True), BertPreTokenizer(), Counter()
     for _ in range(3000):
         document = make_document(rng, "train", "usual", 5, 0.2)
         for text in [document["context"], *document["questions"]]:
-            words.update(word for word, _ in splitter.pre_tokenize_str(normalizer.normalize_str(text)))
+            seen.update(word for word, _ in splitter.pre_tokenize_str(normalizer.normalize_str(text)))
     pieces = Counter(string.punctuation)
-    for word, count in words.items():
+    for word, count in seen.items():
         # Single characters, first or within a word, are kept whatever happens: nothing must become unknown.
         pieces.update(dict.fromkeys(string.ascii_lowercase + string.digits + word, math.inf))
         pieces.update({"##" + char: math.inf for char in string.ascii_lowercase + string.digits + word[1:]})
@@ -1021,7 +1027,7 @@ def new_model(shape):
 def losses_of(model, tagger, batch, rng, teacher):
     """The loss of a batch: the answer's ends, the hints half-way, and, with a teacher, its view of the ends."""
     import torch
-    import torch.nn.functional as F
+    from torch.nn import functional
 
     ids, mask, positions = tensors_of(batch, rng)
     tags, inside = torch.zeros(*ids.shape, 2), torch.zeros(*ids.shape, 1)
@@ -1034,17 +1040,17 @@ def losses_of(model, tagger, batch, rng, teacher):
     # The model takes no position ids; it cuts them from this buffer.
     model.distilbert.embeddings.position_ids = positions
     output = model(input_ids=ids, attention_mask=mask, output_hidden_states=True)
-    loss = F.cross_entropy(output.start_logits, starts) + F.cross_entropy(output.end_logits, ends)
-    found = F.binary_cross_entropy_with_logits(tagger(output.hidden_states[-2]), tags, reduction="none")
+    loss = functional.cross_entropy(output.start_logits, starts) + functional.cross_entropy(output.end_logits, ends)
+    found = functional.binary_cross_entropy_with_logits(tagger(output.hidden_states[-2]), tags, reduction="none")
     loss = loss + 4.0 * (found * inside).sum() / inside.sum() / 2
     if teacher:
         teacher.distilbert.embeddings.position_ids = positions
         with torch.no_grad():
             wanted = teacher(input_ids=ids, attention_mask=mask)
         for name in ("start_logits", "end_logits"):
-            own = F.log_softmax(output[name] / TEMPERATURE, dim=1)
-            other = F.softmax(wanted[name] / TEMPERATURE, dim=1)
-            loss = loss + TEMPERATURE**2 * F.kl_div(own, other, reduction="batchmean")
+            own = functional.log_softmax(output[name] / TEMPERATURE, dim=1)
+            other = functional.softmax(wanted[name] / TEMPERATURE, dim=1)
+            loss = loss + TEMPERATURE**2 * functional.kl_div(own, other, reduction="batchmean")
     return loss, (output.start_logits.argmax(1) == starts).float().mean().item()
 
 

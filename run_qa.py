@@ -1,0 +1,237 @@
+"""Fine-tune an extractive question-answering model while it is quantized, pruned and distilled, in any mix.
+
+    python run_qa.py --model_name_or_path sample/distilbert-qa --train_file sample/train.json \\
+        --validation_file sample/dev.json --apply_quantization --verify_loading --do_train --do_eval \\
+        --output_dir /tmp/qat
+
+Supported: quantization-aware training, nine pruning approaches, distillation from a live teacher or from its stored
+logits. Refused: IPEX and bf16 (see run_qa_post_training.py), configuration files without the flag that applies them.
+"""
+
+import math
+from dataclasses import dataclass, field
+
+from arguments_qa import DataTrainingArguments, ModelArguments, parse_arguments
+from config_qa import (
+    PRUNING_APPROACHES,
+    distillation_settings,
+    find_config,
+    pruning_settings,
+    quantization_settings,
+    steps_of_epochs,
+)
+from data_qa import check_for_training, load_examples, source_of
+from environment_qa import UsageError, check_stack, command, make_output_dir
+from model_qa import check_teacher, load_compressed, load_config_and_tokenizer, load_model, verify
+
+__all__ = ["DataTrainingArguments", "ModelArguments", "OptimizationArguments", "main"]
+
+# Training features that activation ranges are taken from.
+CALIBRATION_FEATURES = 64
+
+
+@dataclass
+class OptimizationArguments:
+    """What is done to the model while it trains."""
+
+    apply_quantization: bool = field(default=False, metadata={"help": "Train for int8 (quantization-aware)."})
+    apply_pruning: bool = field(default=False, metadata={"help": "Set weights to zero while training."})
+    apply_distillation: bool = field(default=False, metadata={"help": "Learn from a teacher model as well."})
+    target_sparsity: float = field(
+        default=0.1, metadata={"help": "Share of zeros to reach in the pruned linear operators."}
+    )
+    start_step: int = field(default=0, metadata={"help": "Optimizer step at which pruning starts."})
+    end_step: int | None = field(
+        default=None, metadata={"help": "Step at which pruning ends (the last, if left out)."}
+    )
+    pruning_approach: str = field(
+        default="snip_momentum",
+        metadata={"help": "How weights are chosen, and how fast.", "choices": list(PRUNING_APPROACHES)},
+    )
+    pruning_config: str | None = field(default=None, metadata={"help": "YAML file with INC's pruning settings."})
+    quantization_config: str | None = field(
+        default=None, metadata={"help": "YAML file with INC's quantization settings."}
+    )
+    distillation_config: str | None = field(
+        default=None, metadata={"help": "YAML file with INC's distillation settings."}
+    )
+    teacher_model_name_or_path: str | None = field(
+        default=None, metadata={"help": "Folder or hub name of the teacher, with the student's vocabulary."}
+    )
+    generate_teacher_logits: bool = field(
+        default=False, metadata={"help": "Run the teacher once over the training features and store its logits."}
+    )
+    verify_loading: bool = field(
+        default=False, metadata={"help": "Load the saved model again and compare its logits with those in memory."}
+    )
+
+
+def check_optimization(optimization_args, model_args, training_args):
+    """Refuse what cannot be done together, and configuration files that nothing would read."""
+    for what in ("quantization", "pruning", "distillation"):
+        path = getattr(optimization_args, f"{what}_config")
+        if path is not None and not getattr(optimization_args, f"apply_{what}"):
+            raise UsageError(f"--{what}_config {path} is given without --apply_{what}; add that flag or drop the file")
+    applied = [
+        f"--apply_{what}"
+        for what in ("quantization", "pruning", "distillation")
+        if getattr(optimization_args, f"apply_{what}")
+    ]
+    if applied and not training_args.do_train:
+        raise UsageError(f"{applied[0]} happens during training: give --do_train and training questions as well")
+    if optimization_args.generate_teacher_logits and not optimization_args.apply_distillation:
+        raise UsageError("--generate_teacher_logits is given without --apply_distillation; add that flag")
+    if optimization_args.apply_distillation and optimization_args.teacher_model_name_or_path is None:
+        raise UsageError("--apply_distillation needs a teacher: give --teacher_model_name_or_path")
+    if training_args.use_ipex or training_args.bf16:
+        raise UsageError("--use_ipex and --bf16 are for run_qa_post_training.py; leave them out here")
+    if not 0.0 <= optimization_args.target_sparsity < 1.0:
+        raise UsageError(f"--target_sparsity is {optimization_args.target_sparsity}; give a number from 0 to below 1")
+
+
+def settings_for_pruning(optimization_args, steps_per_epoch, last_step):
+    """Merge the pruning settings: flags that were given win over the YAML file, the file over the flags' defaults."""
+    locked = optimization_args.pruning_approach == "pattern_lock"
+    default = "prune_pattern_lock.yml" if locked else "prune.yml"
+    path = find_config(optimization_args.pruning_config or default, "pruning_config")
+    settings = steps_of_epochs(pruning_settings(path), steps_per_epoch)
+    for flag, key in (
+        ("pruning_approach", "pruning_type"),
+        ("target_sparsity", "target_sparsity"),
+        ("start_step", "start_step"),
+        ("end_step", "end_step"),
+    ):
+        if flag in optimization_args.given or key not in settings:
+            settings[key] = getattr(optimization_args, flag)
+    if settings["end_step"] is None:
+        settings["end_step"] = last_step
+    if settings["pruning_type"] == "pattern_lock":
+        # INC accepts no schedule for it: the pattern is that of the first step and stays.
+        settings["end_step"] = settings["start_step"]
+    return settings
+
+
+@command
+def main():
+    check_stack()
+    model_args, data_args, training_args, optimization_args = parse_arguments(OptimizationArguments)
+    check_optimization(optimization_args, model_args, training_args)
+    quantizing = optimization_args.apply_quantization
+    pruning = optimization_args.apply_pruning
+    distilling = optimization_args.apply_distillation
+    if quantizing:
+        path = find_config(optimization_args.quantization_config or "quantization.yml", "quantization_config")
+        quantization = quantization_settings("qat", path)
+    if distilling:
+        path = find_config(optimization_args.distillation_config or "distillation.yml", "distillation_config")
+        distillation = distillation_settings(path)
+    if pruning:
+        settings_for_pruning(optimization_args, 1, 1)  # errors in the file come before anything is loaded
+
+    splits = {
+        "train": training_args.do_train,
+        "validation": training_args.do_eval,
+        "test": training_args.do_predict,
+    }
+    examples = load_examples(data_args, model_args, [split for split, needed in splits.items() if needed])
+    if training_args.do_train:
+        source = source_of(data_args, "train")
+        check_for_training(examples["train"], source, data_args.version_2_with_negative)
+    config, tokenizer = load_config_and_tokenizer(model_args, data_args, needs_head=False)
+    if distilling:
+        check_teacher(optimization_args.teacher_model_name_or_path, tokenizer, model_args)
+    output_dir = make_output_dir(training_args.output_dir)
+
+    # The heavy libraries are loaded only now that nothing more can be said about the input.
+    from transformers import set_seed
+
+    from inference_qa import (
+        evaluate_and_report,
+        post_processing,
+        prepare_evaluation,
+        save_results,
+        score,
+        show_results,
+    )
+    from utils_qa import dataset_of, prepare_features
+
+    set_seed(training_args.seed)  # a head that is not in the checkpoint is drawn at random
+    batch_size = training_args.per_device_eval_batch_size
+    prepared = prepare_evaluation(examples, tokenizer, data_args, model_args, batch_size)
+    model = load_model(model_args, config)
+    if not training_args.do_train:
+        device = training_args.device
+        evaluate_and_report(model.to(device), prepared, data_args, output_dir, device, saved=False)
+        return
+
+    from compression_qa import (
+        distillation_config,
+        pruning_config,
+        save_sparsity,
+        sparsity_report,
+        training_quantization_config,
+    )
+    from inference_qa import Batches
+    from trainer_qa import FeatureCollator, QuestionAnsweringINCTrainer
+
+    features = prepare_features(
+        dataset_of(examples["train"]), tokenizer, data_args, model_args.cache_dir, "train features"
+    )
+    configs = {}
+    if quantizing:
+        configs["quantization_config"] = training_quantization_config(quantization, model)
+    if pruning:
+        batches_per_epoch = math.ceil(len(features) / (training_args.train_batch_size * training_args.world_size))
+        steps_per_epoch = max(batches_per_epoch // training_args.gradient_accumulation_steps, 1)
+        last_step = math.ceil(training_args.num_train_epochs * steps_per_epoch)
+        if training_args.max_steps > 0:
+            last_step = training_args.max_steps
+        configs["pruning_config"] = pruning_config(settings_for_pruning(optimization_args, steps_per_epoch, last_step))
+    if distilling:
+        name = optimization_args.teacher_model_name_or_path
+        teacher = load_model(model_args, flag="teacher_model_name_or_path", name=name).to(training_args.device)
+        configs["distillation_config"] = distillation_config(distillation, teacher)
+        if optimization_args.generate_teacher_logits:
+            from distillation_qa import add_teacher_logits
+
+            features = add_teacher_logits(
+                features, teacher, tokenizer, batch_size, model_args.cache_dir, training_args.device
+            )
+
+    width = data_args.max_seq_length if data_args.pad_to_max_length else None
+    calibration = features.shuffle(seed=training_args.seed).select(range(min(len(features), CALIBRATION_FEATURES)))
+    evaluated = prepared.get("eval", (None, None))
+    trainer = QuestionAnsweringINCTrainer(
+        model=model,
+        args=training_args,
+        data_collator=FeatureCollator(tokenizer, width),
+        train_dataset=features,
+        eval_dataset=evaluated[1],
+        eval_examples=evaluated[0],
+        processing_class=tokenizer,
+        post_process_function=post_processing(data_args, output_dir),
+        compute_metrics=lambda predictions: score(*predictions, data_args),
+        calibration=Batches(calibration, tokenizer, batch_size, width),
+        task="question-answering",
+        **configs,
+    )
+    trained = trainer.train(resume_from_checkpoint=training_args.resume_from_checkpoint)
+    trainer.save_model(output_dir)
+
+    metrics = {**trained.metrics, "train_samples": len(examples["train"])}
+    if pruning:
+        report = sparsity_report(trainer.model)
+        save_sparsity(report, output_dir)
+        metrics.update(report)
+    save_results(metrics, output_dir, "train")
+    show_results("train metrics", metrics)
+    # What is verified and evaluated is what its users will load.
+    loaded = load_compressed(output_dir)
+    if optimization_args.verify_loading:
+        batches = next(iter(prepared.values()))[2] if prepared else trainer.calibration
+        verify(trainer.model.cpu().eval(), loaded, batches.inputs(next(batches.by_length())), 0.0)
+    evaluate_and_report(loaded, prepared, data_args, output_dir)
+
+
+if __name__ == "__main__":
+    main()
