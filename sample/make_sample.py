@@ -39,7 +39,9 @@ THREADS = 1
 BATCH_TOKENS = 2500
 TEMPERATURE = 2.0
 TEACHER_STAGES = [
-    (300, {"tiny": 1}), (400, {"tiny": 1, "short": 3}), (800, {"short": 2, "usual": 4, "long": 0.4}),
+    (300, {"tiny": 1}),
+    (400, {"tiny": 1, "short": 3}),
+    (800, {"short": 2, "usual": 4, "long": 0.4}),
 ]
 STUDENT_STAGES = [(100, {"tiny": 1, "short": 3}), (450, {"short": 2, "usual": 4, "long": 0.4})]
 
@@ -189,8 +191,16 @@ KINDS = {
     "person": {
         "title": "Lives of notable people",
         "values": {
-            "birth_year": "year", "birth_town": "town", "job": "job", "novel": "book", "teacher": "person",
-            "spouse": "person", "hobby": "hobby", "death_year": "year", "death_cause": "illness", "children": "number",
+            "birth_year": "year",
+            "birth_town": "town",
+            "job": "job",
+            "novel": "book",
+            "teacher": "person",
+            "spouse": "person",
+            "hobby": "hobby",
+            "death_year": "year",
+            "death_cause": "illness",
+            "children": "number",
         },
         "sentences": [
             "{s} was born in {birth_town} in {birth_year}.",
@@ -214,23 +224,48 @@ KINDS = {
             "{s} often read aloud from {novel}, a much loved novel.",
         ],
         "questions": {
-            "birth_year": ["When was {s} born?", "In what year was {s} born?", "What is the birth year of {s}?",
-                           "In which year did {s} come into the world?"],
-            "birth_town": ["Where was {s} born?", "Which town did {s} come from?", "What was the home town of {s}?",
-                           "In which town was {s} born?"],
-            "job": ["What was the profession of {s}?", "What did {s} do for a living?", "What did {s} work as?",
-                    "How did {s} earn a living?"],
-            "novel": ["Which novel did {s} like best?", "What was the favourite novel of {s}?",
-                      "Which book did {s} love?"],
-            "teacher": ["Who taught {s}?", "Under whom did {s} study?", "Who was the teacher of {s}?",
-                        "From whom did {s} learn?"],
+            "birth_year": [
+                "When was {s} born?",
+                "In what year was {s} born?",
+                "What is the birth year of {s}?",
+                "In which year did {s} come into the world?",
+            ],
+            "birth_town": [
+                "Where was {s} born?",
+                "Which town did {s} come from?",
+                "What was the home town of {s}?",
+                "In which town was {s} born?",
+            ],
+            "job": [
+                "What was the profession of {s}?",
+                "What did {s} do for a living?",
+                "What did {s} work as?",
+                "How did {s} earn a living?",
+            ],
+            "novel": [
+                "Which novel did {s} like best?",
+                "What was the favourite novel of {s}?",
+                "Which book did {s} love?",
+            ],
+            "teacher": [
+                "Who taught {s}?",
+                "Under whom did {s} study?",
+                "Who was the teacher of {s}?",
+                "From whom did {s} learn?",
+            ],
             "spouse": ["Whom did {s} marry?", "Who was {s} married to?", "What was the name of the spouse of {s}?"],
-            "hobby": ["What was the hobby of {s}?", "What did {s} enjoy in free hours?",
-                      "Which pastime was {s} fond of?"],
+            "hobby": [
+                "What was the hobby of {s}?",
+                "What did {s} enjoy in free hours?",
+                "Which pastime was {s} fond of?",
+            ],
             "death_year": ["When did {s} die?", "In what year did {s} die?", "What was the year of the death of {s}?"],
             "death_cause": ["What did {s} die of?", "What caused the death of {s}?", "How did {s} die?"],
-            "children": ["How many children did {s} have?", "How many children were raised by {s}?",
-                         "What was the number of children of {s}?"],
+            "children": [
+                "How many children did {s} have?",
+                "How many children were raised by {s}?",
+                "What was the number of children of {s}?",
+            ],
         },
         "inverse": {
             "teacher": ["Who was taught by {v}?", "Who was a pupil of {v}?"],
@@ -243,8 +278,15 @@ KINDS = {
         "title": "Ships of the old trade",
         "generic": "The ship",
         "values": {
-            "built": "year", "yard": "town", "captain": "person", "cargo": "cargo", "length": "metres",
-            "crew": "sailors", "lost": "date", "fate": "fate", "owner": "firm",
+            "built": "year",
+            "yard": "town",
+            "captain": "person",
+            "cargo": "cargo",
+            "length": "metres",
+            "crew": "sailors",
+            "lost": "date",
+            "fate": "fate",
+            "owner": "firm",
         },
         "sentences": [
             "{s} was built at {yard} in {built}.",
@@ -285,8 +327,15 @@ KINDS = {
         "title": "Towns of the province",
         "generic": "The town",
         "values": {
-            "population": "people", "river": "river", "founded": "year", "mayor": "person", "product": "product",
-            "height": "metres", "market": "weekday", "rail": "year", "sight": "landmark",
+            "population": "people",
+            "river": "river",
+            "founded": "year",
+            "mayor": "person",
+            "product": "product",
+            "height": "metres",
+            "market": "weekday",
+            "rail": "year",
+            "sight": "landmark",
         },
         "sentences": [
             "{s} lies on {river}.",
@@ -313,12 +362,21 @@ KINDS = {
             "mayor": ["Who is the mayor of {s}?", "Which mayor does {s} have?", "Who was elected to govern {s}?"],
             "product": ["What is {s} known for?", "What does {s} produce?", "Which goods are made in {s}?"],
             "height": ["How high is {s}?", "At what height does {s} lie?", "How far above the sea is {s}?"],
-            "market": ["On which day is the market in {s}?", "When is the weekly market of {s} held?",
-                       "What is the market day of {s}?"],
-            "rail": ["When did the railway reach {s}?", "In what year did trains first come to {s}?",
-                     "Since which year has {s} had a railway?"],
-            "sight": ["What do visitors see in {s}?", "What is the chief sight of {s}?",
-                      "Which sight is {s} proud of?"],
+            "market": [
+                "On which day is the market in {s}?",
+                "When is the weekly market of {s} held?",
+                "What is the market day of {s}?",
+            ],
+            "rail": [
+                "When did the railway reach {s}?",
+                "In what year did trains first come to {s}?",
+                "Since which year has {s} had a railway?",
+            ],
+            "sight": [
+                "What do visitors see in {s}?",
+                "What is the chief sight of {s}?",
+                "Which sight is {s} proud of?",
+            ],
         },
         "inverse": {
             "mayor": ["Which town has {v} as mayor?", "Of which town is {v} the mayor?"],
@@ -331,8 +389,15 @@ KINDS = {
         "title": "Makers and merchants",
         "generic": "The firm",
         "values": {
-            "founded": "year", "founder": "person", "seat": "town", "product": "product", "staff": "workers",
-            "closed": "year", "trouble": "trouble", "buyer": "firm", "capital": "money",
+            "founded": "year",
+            "founder": "person",
+            "seat": "town",
+            "product": "product",
+            "staff": "workers",
+            "closed": "year",
+            "trouble": "trouble",
+            "buyer": "firm",
+            "capital": "money",
         },
         "sentences": [
             "{s} was founded by {founder} in {founded}.",
@@ -354,16 +419,25 @@ KINDS = {
         "questions": {
             "founded": ["When was {s} founded?", "In what year was {s} founded?", "Which year did {s} begin in?"],
             "founder": ["Who founded {s}?", "Who started {s}?", "Who was the founder of {s}?"],
-            "seat": ["Where was {s} based?", "In which town was the head office of {s}?",
-                     "Which town was the seat of {s}?"],
+            "seat": [
+                "Where was {s} based?",
+                "In which town was the head office of {s}?",
+                "Which town was the seat of {s}?",
+            ],
             "product": ["What did {s} make?", "What was sold by {s}?", "Which goods did {s} produce?"],
-            "staff": ["How many workers did {s} employ?", "How many people worked for {s}?",
-                      "What was the size of the work force of {s}?"],
+            "staff": [
+                "How many workers did {s} employ?",
+                "How many people worked for {s}?",
+                "What was the size of the work force of {s}?",
+            ],
             "closed": ["When did {s} close?", "In what year did {s} shut down?", "Which year did {s} end in?"],
             "trouble": ["What ruined {s}?", "Why did {s} run into difficulties?", "What caused the fall of {s}?"],
             "buyer": ["Who bought {s}?", "Which firm took over {s}?", "By whom was {s} taken over?"],
-            "capital": ["How much capital did {s} begin with?", "How much money was put into {s}?",
-                        "What was the starting capital of {s}?"],
+            "capital": [
+                "How much capital did {s} begin with?",
+                "How much money was put into {s}?",
+                "What was the starting capital of {s}?",
+            ],
         },
         "inverse": {
             "founder": ["Which firm did {v} found?", "Which firm was started by {v}?"],
@@ -375,8 +449,14 @@ KINDS = {
         "title": "Buildings worth a visit",
         "generic": "The building",
         "values": {
-            "architect": "person", "opened": "date", "cost": "money", "material": "stone", "height": "metres",
-            "place": "town", "damage": "damage", "repaired": "year",
+            "architect": "person",
+            "opened": "date",
+            "cost": "money",
+            "material": "stone",
+            "height": "metres",
+            "place": "town",
+            "damage": "damage",
+            "repaired": "year",
         },
         "sentences": [
             "{s} was designed by {architect}.",
@@ -401,8 +481,11 @@ KINDS = {
             "height": ["How high is {s}?", "What is the height of {s}?", "To what height does {s} rise?"],
             "place": ["Where is {s}?", "In which town does {s} stand?", "Which town is {s} in?"],
             "damage": ["What damaged {s}?", "By what was {s} damaged?", "What harmed {s}?"],
-            "repaired": ["When was {s} repaired?", "In what year was {s} repaired?",
-                         "Which year was {s} restored in?"],
+            "repaired": [
+                "When was {s} repaired?",
+                "In what year was {s} repaired?",
+                "Which year was {s} restored in?",
+            ],
         },
         "inverse": {
             "architect": ["Which building did {v} design?", "What was designed by {v}?"],
@@ -414,8 +497,15 @@ KINDS = {
         "title": "Expeditions and surveys",
         "generic": "The party",
         "values": {
-            "leader": "person", "start": "date", "port": "town", "members": "members", "goal": "goal",
-            "duration": "days", "sponsor": "firm", "ship": "ship", "doctor": "person",
+            "leader": "person",
+            "start": "date",
+            "port": "town",
+            "members": "members",
+            "goal": "goal",
+            "duration": "days",
+            "sponsor": "firm",
+            "ship": "ship",
+            "doctor": "person",
         },
         "sentences": [
             "{s} was led by {leader}.",
@@ -437,8 +527,11 @@ KINDS = {
         "questions": {
             "leader": ["Who led {s}?", "Who was the leader of {s}?", "Under whose command was {s}?"],
             "start": ["When did {s} set out?", "On what date did {s} begin?", "On which day did {s} leave?"],
-            "port": ["Where did {s} set out from?", "From which town did {s} leave?",
-                     "What was the starting point of {s}?"],
+            "port": [
+                "Where did {s} set out from?",
+                "From which town did {s} leave?",
+                "What was the starting point of {s}?",
+            ],
             "members": ["How many members did {s} have?", "How large was {s}?", "How many people took part in {s}?"],
             "goal": ["What did {s} search for?", "What was the aim of {s}?", "What did {s} hope to find?"],
             "duration": ["How long did {s} last?", "How long did {s} take?", "What was the duration of {s}?"],
@@ -456,8 +549,14 @@ KINDS = {
         "title": "Festivals through the year",
         "generic": "The event",
         "values": {
-            "place": "town", "month": "month", "first": "year", "founder": "person", "visitors": "people",
-            "prize": "prize", "food": "food", "length": "days",
+            "place": "town",
+            "month": "month",
+            "first": "year",
+            "founder": "person",
+            "visitors": "people",
+            "prize": "prize",
+            "food": "food",
+            "length": "days",
         },
         "sentences": [
             "{s} is held in {place}.",
@@ -476,12 +575,18 @@ KINDS = {
         ],
         "questions": {
             "place": ["Where is {s} held?", "In which town is {s} held?", "Which town hosts {s}?"],
-            "month": ["In which month is {s} held?", "What month does {s} take place in?",
-                      "In what month can one visit {s}?"],
+            "month": [
+                "In which month is {s} held?",
+                "What month does {s} take place in?",
+                "In what month can one visit {s}?",
+            ],
             "first": ["When was {s} first held?", "In what year was {s} first held?", "Since which year is {s} held?"],
             "founder": ["Who founded {s}?", "Who began {s}?", "Whose idea was {s}?"],
-            "visitors": ["How many people come to {s}?", "How many visitors does {s} draw?",
-                         "What is the number of visitors of {s}?"],
+            "visitors": [
+                "How many people come to {s}?",
+                "How many visitors does {s} draw?",
+                "What is the number of visitors of {s}?",
+            ],
             "prize": ["What does the winner receive at {s}?", "What is the prize at {s}?", "What can be won at {s}?"],
             "food": ["What do guests eat at {s}?", "Which food is served at {s}?", "What dish is eaten at {s}?"],
             "length": ["How long does {s} last?", "How long does {s} go on?", "What is the length of {s}?"],
@@ -496,8 +601,14 @@ KINDS = {
         "title": "Novels and their readers",
         "generic": "The novel",
         "values": {
-            "author": "person", "published": "year", "setting": "town", "hero": "person", "pages": "pages",
-            "topic": "topic", "publisher": "firm", "sold": "copies",
+            "author": "person",
+            "published": "year",
+            "setting": "town",
+            "hero": "person",
+            "pages": "pages",
+            "topic": "topic",
+            "publisher": "firm",
+            "sold": "copies",
         },
         "sentences": [
             "{s} was written by {author}.",
@@ -517,11 +628,17 @@ KINDS = {
         ],
         "questions": {
             "author": ["Who wrote {s}?", "Who is the author of {s}?", "By whom was {s} written?"],
-            "published": ["When was {s} published?", "In what year did {s} appear?",
-                          "Which year was {s} published in?"],
+            "published": [
+                "When was {s} published?",
+                "In what year did {s} appear?",
+                "Which year was {s} published in?",
+            ],
             "setting": ["Where is {s} set?", "In which town does {s} play?", "What is the setting of {s}?"],
-            "hero": ["Who is the main character of {s}?", "Whose fortunes does {s} follow?",
-                     "Who is the hero of {s}?"],
+            "hero": [
+                "Who is the main character of {s}?",
+                "Whose fortunes does {s} follow?",
+                "Who is the hero of {s}?",
+            ],
             "pages": ["How many pages does {s} have?", "How long is {s}?", "What is the number of pages of {s}?"],
             "topic": ["What is {s} about?", "What is the subject of {s}?", "What does {s} tell of?"],
             "publisher": ["Who published {s}?", "Which firm printed {s}?", "Who was the publisher of {s}?"],
@@ -536,13 +653,23 @@ KINDS = {
     },
 }
 
-OPENERS = ["According to old letters, ", "As every guide notes, ", "It is recorded that ", "By all accounts, ",
-           "The archives show that ", "Most sources agree that "]
+OPENERS = [
+    "According to old letters, ",
+    "As every guide notes, ",
+    "It is recorded that ",
+    "By all accounts, ",
+    "The archives show that ",
+    "Most sources agree that ",
+]
 FILLERS = [
-    "Little else has come down to us.", "The records for those years are not complete.",
-    "Local papers wrote about it at length.", "Much of this was forgotten within a generation.",
-    "A small exhibition now tells the story.", "Historians still argue over the details.",
-    "Some of the papers were lost in the war.", "None of this was planned from the start.",
+    "Little else has come down to us.",
+    "The records for those years are not complete.",
+    "Local papers wrote about it at length.",
+    "Much of this was forgotten within a generation.",
+    "A small exhibition now tells the story.",
+    "Historians still argue over the details.",
+    "Some of the papers were lost in the war.",
+    "None of this was planned from the start.",
 ]
 
 # ------------------------------------------------------------------------------------------------------------
@@ -569,9 +696,15 @@ NAME_PARTS = {
     "book": ("The {} {}", BOOK_FIRST, BOOK_SECOND),
 }
 UNITS = {
-    "metres": (12, 190, 1, "{} metres"), "sailors": (11, 99, 1, "{} sailors"), "people": (12, 980, 100, "{:,} people"),
-    "workers": (20, 900, 10, "{:,} workers"), "money": (10, 990, 1000, "{:,} crowns"), "days": (3, 90, 1, "{} days"),
-    "members": (11, 95, 1, "{} members"), "pages": (90, 890, 1, "{} pages"), "copies": (11, 700, 100, "{:,} copies"),
+    "metres": (12, 190, 1, "{} metres"),
+    "sailors": (11, 99, 1, "{} sailors"),
+    "people": (12, 980, 100, "{:,} people"),
+    "workers": (20, 900, 10, "{:,} workers"),
+    "money": (10, 990, 1000, "{:,} crowns"),
+    "days": (3, 90, 1, "{} days"),
+    "members": (11, 95, 1, "{} members"),
+    "pages": (90, 890, 1, "{} pages"),
+    "copies": (11, 700, 100, "{:,} copies"),
 }
 
 
@@ -686,7 +819,7 @@ def write_document(rng, entities):
             elif slot and slot != "s":
                 spans[key, slot, "value"] = (len(text), len(text) + len(word))
             text += word
-        text = text[:start] + text[start].upper() + text[start + 1:]
+        text = text[:start] + text[start].upper() + text[start + 1 :]
         spans.setdefault((key, "about"), []).append((start, len(text)))
         for fact in values:
             spans[key, fact, "sentence"] = (start, len(text))
@@ -737,8 +870,11 @@ def unanswerable(rng, taken, entities, text, spans):
     rng.shuffle(told)
     for rival, fact in told:
         kind = KINDS[rival["kind"]]
-        silent = [e["name"] for e in entities if e["kind"] == rival["kind"]
-                  and not any(fact in values for _, values in e["sentences"])]
+        silent = [
+            e["name"]
+            for e in entities
+            if e["kind"] == rival["kind"] and not any(fact in values for _, values in e["sentences"])
+        ]
         names = [entity["name"] for entity in entities if entity["kind"] == rival["kind"]]
         name = rng.choice(silent) if silent and rng.random() < 0.7 else near_miss(rng, taken, rival["kind"], names)
         if name:
@@ -799,8 +935,10 @@ def write_data(folder):
     """The four data files; each has a generator of its own, so that changing one leaves the others alone."""
     files = {}
     for name, side, count, version in (
-        ("train", "train", 800, "1.1"), ("dev", "dev", 400, "1.1"),
-        ("train_v2", "train", 800, "v2.0"), ("dev_v2", "dev", 400, "v2.0"),
+        ("train", "train", 800, "1.1"),
+        ("dev", "dev", 400, "1.1"),
+        ("train_v2", "train", 800, "v2.0"),
+        ("dev_v2", "dev", 400, "v2.0"),
     ):
         files[name] = make_split(random.Random(f"{SEED}-{name}"), side, count, version)
         text = json.dumps(files[name], ensure_ascii=False, separators=(", ", ": "))
@@ -841,7 +979,7 @@ def build_tokenizer(folders):
                 pieces[word[:-length]] += count // 8
     special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
     ranked = sorted(pieces, key=lambda piece: (-pieces[piece], piece))
-    vocabulary = "\n".join(special + ranked[:VOCABULARY - len(special)]) + "\n"
+    vocabulary = "\n".join(special + ranked[: VOCABULARY - len(special)]) + "\n"
     # Saved before its first use: afterwards the settings of that use would be saved with it.
     for folder in folders:
         folder.mkdir(parents=True, exist_ok=True)
@@ -854,9 +992,13 @@ def build_tokenizer(folders):
 def windows_of(tokenizer, examples):
     """The windows of (question, context, answers, hints) examples: token ids, offsets, where the answer stands."""
     batch = tokenizer(
-        [example[0] for example in examples], [example[1] for example in examples],
-        max_length=MAX_LENGTH, stride=DOC_STRIDE, truncation="only_second",
-        return_overflowing_tokens=True, return_offsets_mapping=True,
+        [example[0] for example in examples],
+        [example[1] for example in examples],
+        max_length=MAX_LENGTH,
+        stride=DOC_STRIDE,
+        truncation="only_second",
+        return_overflowing_tokens=True,
+        return_offsets_mapping=True,
     )
     windows = []
     for row, (ids, offsets) in enumerate(zip(batch["input_ids"], batch["offset_mapping"], strict=True)):
@@ -915,11 +1057,11 @@ def tensors_of(batch, rng=None):
     mask = torch.zeros(len(batch), width, dtype=torch.long)
     positions = torch.arange(width).repeat(len(batch), 1)
     for row, window in enumerate(batch):
-        ids[row, :len(window["ids"])] = torch.tensor(window["ids"])
-        mask[row, :len(window["ids"])] = 1
+        ids[row, : len(window["ids"])] = torch.tensor(window["ids"])
+        mask[row, : len(window["ids"])] = 1
         if rng and rng.random() < 0.5:
             # Short texts alone would never train the later position embeddings.
-            positions[row, window["first"]:] += rng.randrange(max(1, MAX_LENGTH - width))
+            positions[row, window["first"] :] += rng.randrange(max(1, MAX_LENGTH - width))
     return ids, mask, positions
 
 
@@ -954,7 +1096,7 @@ def predict(model, tokenizer, examples, may_be_empty):
     model.eval()
     windows.sort(key=lambda window: len(window["ids"]))
     for begin in range(0, len(windows), 32):
-        batch = windows[begin:begin + 32]
+        batch = windows[begin : begin + 32]
         ids, mask, _ = tensors_of(batch)
         with torch.no_grad():
             output = model(input_ids=ids, attention_mask=mask)
@@ -968,7 +1110,7 @@ def predict(model, tokenizer, examples, may_be_empty):
             for i in starts:
                 for j in ends:
                     if i <= j < i + MAX_ANSWER and start[i] + end[j] > result["best"]:
-                        text = examples[window["example"]][1][window["offsets"][i][0]:window["offsets"][j][1]]
+                        text = examples[window["example"]][1][window["offsets"][i][0] : window["offsets"][j][1]]
                         result.update(best=start[i] + end[j], text=text)
     return ["" if may_be_empty and r["null"] > r["best"] else r["text"] for r in found]
 
@@ -997,8 +1139,13 @@ def new_model(shape):
     from transformers import DistilBertConfig, DistilBertForQuestionAnswering
 
     config = DistilBertConfig(
-        vocab_size=VOCABULARY, max_position_embeddings=512, dropout=0.0, attention_dropout=0.0, qa_dropout=0.0,
-        initializer_range=0.05, **shape,
+        vocab_size=VOCABULARY,
+        max_position_embeddings=512,
+        dropout=0.0,
+        attention_dropout=0.0,
+        qa_dropout=0.0,
+        initializer_range=0.05,
+        **shape,
     )
     model = DistilBertForQuestionAnswering(config)
     # Words and positions start in parts of their own: the last quarter of the vector holds waves of many lengths.
@@ -1016,9 +1163,9 @@ def new_model(shape):
             for head in range(config.n_heads):
                 like = head < config.n_heads // 2
                 width = config.dim - part if like else part
-                rows = torch.linalg.qr(torch.randn(width, width))[0][:config.dim // config.n_heads]
+                rows = torch.linalg.qr(torch.randn(width, width))[0][: config.dim // config.n_heads]
                 columns = slice(0, width) if like else slice(config.dim - part, config.dim)
-                query[head * len(rows):(head + 1) * len(rows), columns] = rows
+                query[head * len(rows) : (head + 1) * len(rows), columns] = rows
             layer.attention.q_lin.weight.copy_(query)
             layer.attention.k_lin.weight.copy_(query)
     return model
@@ -1075,7 +1222,7 @@ def train(model, tokenizer, name, stages, rate, teacher=None):
         limit += steps
         while step < limit:
             windows = training_windows(rng, tokenizer, sizes, 400)
-            for batch in batches_of(rng, windows, BATCH_TOKENS)[:limit - step]:
+            for batch in batches_of(rng, windows, BATCH_TOKENS)[: limit - step]:
                 loss, right = losses_of(model, tagger, batch, rng, teacher)
                 optimizer.zero_grad()
                 loss.backward()
@@ -1086,8 +1233,11 @@ def train(model, tokenizer, name, stages, rate, teacher=None):
                 recent = [*recent[-99:], (loss.item(), right)]
                 if step % 200 == 0:
                     mean_loss, mean_right = (sum(column) / len(recent) for column in zip(*recent, strict=True))
-                    print(f"{name} step {step}/{total}: loss {mean_loss:.3f}, start found {mean_right:.3f}, "
-                          f"{time.time() - begun:.0f} s", flush=True)
+                    print(
+                        f"{name} step {step}/{total}: loss {mean_loss:.3f}, start found {mean_right:.3f}, "
+                        f"{time.time() - begun:.0f} s",
+                        flush=True,
+                    )
     for trained in filter(None, (model, teacher)):
         trained.distilbert.embeddings.position_ids = torch.arange(512).expand(1, -1)
 

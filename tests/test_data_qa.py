@@ -30,7 +30,7 @@ EXAMPLES = [
         "id": "q2",
         "title": "Title",
         "context": "Ann met Bob in Rome, 'the \"eternal\" city'.\nThen, in 1999, they left — für immer 🚂.",
-        "question": "When, \"exactly\", did they leave?",
+        "question": 'When, "exactly", did they leave?',
         "answers": {"text": ["1999"], "answer_start": [52]},
     },
     {
@@ -484,6 +484,18 @@ def test_duplicate_ids_are_refused_for_scoring():
         check_for_scoring([example(), example("b"), example()], SOURCE, False)
 
 
+@pytest.mark.parametrize(
+    "answers",
+    [None, {"text": [], "answer_start": []}, {"text": ["no"], "answer_start": [0]}],
+    ids=["missing", "empty", "misplaced"],
+)
+def test_a_message_is_one_line_whatever_the_id(answers):
+    with pytest.raises(UsageError) as caught:
+        check_for_training([example("first\nsecond\r", answers=answers)], SOURCE, False)
+    assert "first" in str(caught.value)
+    assert not {"\n", "\r"} & set(str(caught.value))
+
+
 @pytest.mark.parametrize("check", [check_for_scoring, check_for_training])
 def test_missing_answers_are_refused_with_a_hint(check):
     with pytest.raises(UsageError, match=r"question b has no 'answers'.*--do_predict with --test_file"):
@@ -633,17 +645,19 @@ json_values = st.recursive(
     | st.floats()
     | st.text(max_size=8)
     | st.sampled_from(["text", "answer_start", "c", "\ud800", "a\nb", "{'text': ['c'], 'answer_start': [0]}"]),
-    lambda inner: st.lists(inner, max_size=3)
-    | st.dictionaries(
-        st.text(max_size=3)
-        | st.sampled_from(
-            [
-                *("data", "paragraphs", "qas", "id", "title", "context"),
-                *("question", "answers", "text", "answer_start"),
-            ]
-        ),
-        inner,
-        max_size=5,
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(
+            st.text(max_size=3)
+            | st.sampled_from(
+                [
+                    *("data", "paragraphs", "qas", "id", "title", "context"),
+                    *("question", "answers", "text", "answer_start"),
+                ]
+            ),
+            inner,
+            max_size=5,
+        )
     ),
     max_leaves=12,
 )
@@ -651,7 +665,9 @@ json_values = st.recursive(
 # Nearly good examples: every field right most of the time.
 nearly_answers = st.one_of(
     st.lists(
-        st.fixed_dictionaries({"text": st.text(max_size=3) | json_values, "answer_start": st.integers() | json_values}),
+        st.fixed_dictionaries(
+            {"text": st.text(max_size=3) | json_values, "answer_start": st.integers() | json_values}
+        ),
         max_size=2,
     ),
     st.fixed_dictionaries(
@@ -668,7 +684,8 @@ nearly_nested = st.lists(
     st.fixed_dictionaries(
         {
             "paragraphs": st.lists(
-                st.fixed_dictionaries({"context": nearly_text, "qas": st.lists(nearly_example, max_size=2)}), max_size=2
+                st.fixed_dictionaries({"context": nearly_text, "qas": st.lists(nearly_example, max_size=2)}),
+                max_size=2,
             )
             | json_values
         }
