@@ -7,13 +7,14 @@ Does not belong here: what is asked of one script alone (its `OptimizationArgume
 """
 
 import json
+import math
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import yaml
 
-from environment_qa import UsageError, go_offline_without_hub, quiet_libraries
+from environment_qa import UsageError, go_offline_without_hub, kind_of, quiet_libraries
 
 # Arguments that may name something on the hub.
 HUB_NAMES = ("model_name_or_path", "config_name", "tokenizer_name", "dataset_name")
@@ -124,27 +125,39 @@ def parse_arguments(optimization_arguments_class, argv=None):
     if _value_of("log_level", words) not in ("debug", "info", "detail"):
         quiet_libraries()
     names = [_value_of(flag, words) for flag in HUB_NAMES]
-    if any(name is not None and not Path(name).exists() for name in names):
+    if any(name is not None and kind_of(name) is None for name in names):
         go_offline_without_hub()
 
     import torch
     from transformers import HfArgumentParser, TrainingArguments
+    from transformers.hf_argparser import string_to_bool
 
     parser = HfArgumentParser(
         (ModelArguments, DataTrainingArguments, TrainingArguments, optimization_arguments_class), allow_abbrev=False
     )
-    parser.add_argument("--no_pad_to_max_length", dest="pad_to_max_length", action="store_false", default=None)
+    parser.add_argument(
+        "--no_pad_to_max_length",
+        dest="pad_to_max_length",
+        nargs="?",
+        const=False,
+        type=lambda word: not string_to_bool(word),
+        help="Pad batches to their longest feature, whatever the engine.",
+    )
     # Without this TrainingArguments imports all of IPEX (8 s), to look for an Intel GPU where there is no NVIDIA one.
     parser.set_defaults(use_cpu=not torch.cuda.is_available())
     parser.error = _refuse
     try:
-        model_args, data_args, training_args, optimization_args = parser.parse_args_into_dataclasses(
-            words, look_for_args_file=False
+        model_args, data_args, training_args, optimization_args, unused = parser.parse_args_into_dataclasses(
+            words, look_for_args_file=False, return_remaining_strings=True
         )
-    except ValueError as error:
+    except (ValueError, OSError, ImportError) as error:
         # TrainingArguments checks itself. Its message on bf16 speaks of GPUs only.
         hint = "; on a CPU give --no_cuda as well" if "bf16" in str(error) else ""
-        raise UsageError(f"{' '.join(str(error).split())}{hint}") from error
+        raise UsageError(f"the training arguments do not work: {error}{hint}") from error
+    if unused:
+        before = [word for word in words[: words.index(unused[0])] if word.startswith("--")]
+        place = f" behind {before[-1]}" if before and not unused[0].startswith("--") else ""
+        _refuse(f"unrecognized: {' '.join(unused)}{place}")
     # Which flags the user gave: only those win over a configuration file.
     optimization_args.given = frozenset(word[2:].split("=")[0] for word in words if word.startswith("--"))
     _check_data_arguments(data_args, training_args)
@@ -180,21 +193,26 @@ def _words_of_argument_file(path):
     try:
         text = path.read_text(encoding="utf-8")
         values = json.loads(text) if path.suffix == ".json" else yaml.safe_load(text)
-    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
-        raise UsageError(f"argument file {path} cannot be read: {' '.join(str(error).split())}") from error
+        return _words_of(values)
+    except Exception as error:  # PyYAML raises KeyError, AttributeError and more on values that contradict their tag
+        raise UsageError(f"argument file {path} cannot be read: {error or type(error).__name__}") from error
+
+
+def _words_of(values):
     if not isinstance(values, dict):
-        raise UsageError(f"argument file {path} holds a {type(values).__name__}; give a mapping from names to values")
+        raise TypeError(f"it holds a {type(values).__name__}; give a mapping from names to values")
     words = []
     for name, value in values.items():
-        if value is None:
-            continue
-        words.append(f"--{name}")
-        if isinstance(value, dict):
-            words.append(json.dumps(value))
-        elif isinstance(value, list):
-            words.extend(map(str, value))
-        else:
-            words.append(str(value))
+        if isinstance(value, list):
+            words.extend([f"--{name}", *map(str, value)])
+        elif isinstance(value, dict):
+            try:
+                words.append(f"--{name}={json.dumps(value)}")
+            except (TypeError, ValueError) as error:
+                raise ValueError(f"{name}: {error}") from error
+        elif value is not None:
+            # One word with "=": argparse would take -1e-3 as a word of its own for a flag.
+            words.append(f"--{name}={value}")
     return words
 
 
@@ -215,7 +233,7 @@ def _check_data_arguments(data_args, training_args):
     for name, path in files.items():
         if path is None:
             continue
-        if not Path(path).is_file():
+        if kind_of(path) != "file":
             raise UsageError(f"--{name} {path}: there is no such file")
         if not path.endswith(DATA_FILE_SUFFIXES):
             raise UsageError(f"--{name} {path}: the name must end in one of {', '.join(DATA_FILE_SUFFIXES)}")
@@ -227,15 +245,23 @@ def _check_data_arguments(data_args, training_args):
         ):
             if wanted and files[name] is None:
                 raise UsageError(f"--{flag} needs questions: give --{name} or --dataset_name")
-    if Path(training_args.output_dir).exists() and not Path(training_args.output_dir).is_dir():
+    if kind_of(training_args.output_dir) == "file":
         raise UsageError(f"--output_dir {training_args.output_dir} is a file; name a folder")
+    positive("per_device_train_batch_size", training_args.per_device_train_batch_size)
+    positive("per_device_eval_batch_size", training_args.per_device_eval_batch_size)
+    if training_args.seed < 0:
+        raise UsageError(f"--seed is {training_args.seed}; give a whole number of at least 0")
+    if math.isnan(data_args.null_score_diff_threshold):
+        raise UsageError("--null_score_diff_threshold is not a number; give one, 0 for instance")
 
 
 def _check_local_model(model_args):
     """Refuse a local folder that cannot be a model; hub names are left to the hub."""
-    path = Path(model_args.model_name_or_path)
-    if path.is_dir():
-        if not (path / "config.json").is_file():
-            raise UsageError(f"--model_name_or_path {path}: the folder holds no config.json; name a saved model")
-    elif path.exists() or path.is_absolute() or str(path).startswith("."):
-        raise UsageError(f"--model_name_or_path {path}: there is no such folder")
+    name = model_args.model_name_or_path
+    if kind_of(name) == "folder":
+        if not (Path(name) / "config.json").is_file():
+            raise UsageError(f"--model_name_or_path {name}: the folder holds no config.json; name a saved model")
+    elif kind_of(name) == "file" or name.startswith((".", "/")):
+        raise UsageError(f"--model_name_or_path {name}: there is no such folder")
+    if model_args.cache_dir is not None and kind_of(model_args.cache_dir) == "file":
+        raise UsageError(f"--cache_dir {model_args.cache_dir} is a file; name a folder")

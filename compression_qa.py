@@ -82,7 +82,7 @@ def prunable_weights(model, excluded=r".*qa_outputs"):
     """Find the weights of all linear operators but the excluded ones, in an fp32 or an int8 model.
 
     Returns:
-        Dictionary from operator name (without the ".module" that INC adds) to `(out, in)` tensor of the values that the
+        Dictionary from operator name (without INC's ".module") to the `(out, in)` tensor of values that the
         operator multiplies with; an int8 weight is dequantized, its zeros stay zeros.
     """
     weights = {}

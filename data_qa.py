@@ -14,6 +14,7 @@ import ast
 import csv
 import itertools
 import json
+import re
 from pathlib import Path
 
 from environment_qa import UsageError
@@ -116,7 +117,8 @@ def read_examples(path, source, max_samples=None):
     """
     readers = {".json": _json_rows, ".jsonl": _json_lines_rows, ".csv": _csv_rows, ".parquet": _parquet_rows}
     try:
-        return _examples_of(readers[Path(path).suffix](path), source, max_samples)
+        reader = next(reader for suffix, reader in readers.items() if str(path).endswith(suffix))
+        return _examples_of(reader(path), source, max_samples)
     except _FileError as error:
         raise UsageError(f"{source}{error}") from error
     except UnicodeDecodeError as error:
@@ -283,6 +285,8 @@ def _answers_of(answers):
     for start in starts:
         if not isinstance(start, int) or isinstance(start, bool):
             raise _ExampleError(f"'answer_start' is {_kind(start)}, expected a whole number")
+        if not -(2**31) <= start < 2**31:
+            raise _ExampleError(f"'answer_start' is {_kind(start)}, expected a position in the context")
     return {"text": [_text(text, "answers") for text in texts], "answer_start": list(starts)}
 
 
@@ -293,14 +297,19 @@ def _literal(text):
     except (ValueError, RecursionError):
         pass
     try:
-        return ast.literal_eval(text)
+        # pandas writes "array(['x'], dtype=object)" for the lists of a data set's rows.
+        return ast.literal_eval(re.sub(r"array\((\[.*?\]),?\s*dtype=\w+\)", r"\1", text, flags=re.DOTALL))
     except (ValueError, SyntaxError, RecursionError, MemoryError, TypeError) as error:
         raise _ExampleError(f"'answers' is neither JSON nor a Python literal: {text[:40]!r}") from error
 
 
 def _kind(value):
     names = {dict: "a mapping", list: "a list", str: "text", type(None): "missing", bool: "true or false"}
-    return names.get(type(value), f"a number ({value})" if isinstance(value, (int, float)) else type(value).__name__)
+    if type(value) in names:
+        return names[type(value)]
+    if isinstance(value, int) and abs(value) >= 10**1000:
+        return "a number of over a thousand digits"
+    return f"a number ({value})" if isinstance(value, (int, float)) else type(value).__name__
 
 
 def _json_rows(path):
@@ -377,7 +386,7 @@ def _csv_rows(path):
                     raise _FileError(f", line {reader.line_num}: more fields than the header has names")
                 yield f"line {reader.line_num}", row
         except csv.Error as error:
-            raise _FileError(f", line {reader.line_num}: not valid CSV ({error})") from error
+            raise _FileError(f", line {reader.reader.line_num}: not valid CSV ({error})") from error
 
 
 def _parquet_rows(path):
@@ -386,8 +395,15 @@ def _parquet_rows(path):
 
     try:
         file = pyarrow.parquet.ParquetFile(path)
-        batches = file.iter_batches()
+        names = file.schema_arrow.names
+        # Other columns may hold what Python cannot, dates in the year 300,000 for instance.
+        needed = ["id", "title", *_find_columns(names).values()]
+        batches = file.iter_batches(columns=[name for name in names if name in needed])
         rows = itertools.chain.from_iterable(batch.to_pylist() for batch in batches)
-        yield from ((f"row {number}", row) for number, row in enumerate(rows, start=1))
-    except (pyarrow.ArrowException, OSError) as error:
+        yield from ((f"row {number}", {**dict.fromkeys(names), **row}) for number, row in enumerate(rows, start=1))
+    except UnicodeDecodeError:
+        raise
+    except (pyarrow.ArrowException, OSError, ValueError, OverflowError, KeyError) as error:
         raise _FileError(f": not a readable Parquet file ({error})") from error
+    except _ExampleError as error:
+        raise _FileError(f", row 1: {error}") from error

@@ -35,8 +35,12 @@ STACK = {
 class UsageError(Exception):
     """Input that a run cannot work with.
 
-    The message is one line for the user: the flag or file, what was found there, and what to do about it.
+    The message is one line for the user: the flag or file, what was found there, and what to do about it. White space
+    in it is folded, because names and the libraries' own messages may bring line ends along.
     """
+
+    def __init__(self, message):
+        super().__init__(" ".join(message.split()))
 
 
 def command(main):
@@ -103,6 +107,14 @@ def go_offline_without_hub():
         socket.create_connection((hub.hostname, hub.port or (80 if hub.scheme == "http" else 443)), timeout=3).close()
     except OSError:
         os.environ["HF_HUB_OFFLINE"] = "1"
+
+
+def kind_of(path):
+    """Return `"file"` or `"folder"`, or `None` where there is neither, also for names that no system takes."""
+    try:
+        return "folder" if Path(path).is_dir() else "file" if Path(path).is_file() else None
+    except (OSError, ValueError):
+        return None
 
 
 def make_output_dir(path):

@@ -7,7 +7,7 @@ Does not belong here: compressing (`quantization_qa.py`) and running over questi
 import sys
 from pathlib import Path
 
-from environment_qa import UsageError
+from environment_qa import UsageError, kind_of
 
 WEIGHT_FILES = (
     "model.safetensors",
@@ -34,7 +34,9 @@ def load_config_and_tokenizer(model_args, data_args, needs_head):
     from transformers import AutoConfig, AutoTokenizer
 
     name = model_args.model_name_or_path
-    config = _from_pretrained(AutoConfig, "config_name", model_args.config_name or name, model_args)
+    config_flag = "config_name" if model_args.config_name else "model_name_or_path"
+    config = _from_pretrained(AutoConfig, config_flag, model_args.config_name or name, model_args)
+    _refuse_missing_weights("model_name_or_path", name)
     _refuse_wrong_kind(config, "model_name_or_path", name, needs_head)
     tokenizer = _from_pretrained(AutoTokenizer, "tokenizer_name", model_args.tokenizer_name or name, model_args)
     if not tokenizer.is_fast:
@@ -42,9 +44,10 @@ def load_config_and_tokenizer(model_args, data_args, needs_head):
             f"--tokenizer_name {tokenizer.name_or_path}: {type(tokenizer).__name__} gives no character positions; "
             "use a model with a fast tokenizer (tokenizer.json)"
         )
-    if tokenizer.cls_token_id is None or tokenizer.pad_token_id is None:
+    if tokenizer.pad_token_id is None or tokenizer("a", "b")["input_ids"][0] != tokenizer.cls_token_id:
         raise UsageError(
-            f"--tokenizer_name {tokenizer.name_or_path} has no CLS or no padding token; use a BERT-like model"
+            f"--tokenizer_name {tokenizer.name_or_path} has no padding token or does not begin with a CLS token; "
+            "use a BERT-like model"
         )
     longest = min(tokenizer.model_max_length, getattr(config, "max_position_embeddings", tokenizer.model_max_length))
     if data_args.max_seq_length > longest:
@@ -57,11 +60,16 @@ def load_config_and_tokenizer(model_args, data_args, needs_head):
 def _refuse_wrong_kind(config, flag, name, needs_head):
     if "int8" in str(getattr(config, "torch_dtype", None)):
         raise UsageError(f"--{flag} {name} is quantized already; name the fp32 model it was made from")
-    architectures = config.architectures or []
-    if needs_head and not any("QuestionAnswering" in architecture for architecture in architectures):
+    if needs_head and "QuestionAnswering" not in str(config.architectures):
         raise UsageError(
-            f"--{flag} {name} has no question-answering head, it is {architectures or 'unnamed'}; fine-tune it first"
+            f"--{flag} {name} has no question-answering head, its config.json says {config.architectures}; "
+            "fine-tune it first"
         )
+
+
+def _refuse_missing_weights(flag, name):
+    if kind_of(name) == "folder" and not any((Path(name) / file).is_file() for file in WEIGHT_FILES):
+        raise UsageError(f"--{flag} {name}: the folder holds none of {', '.join(WEIGHT_FILES)}; name a saved model")
 
 
 def load_model(model_args, config=None, flag="model_name_or_path", name=None):
@@ -79,9 +87,7 @@ def load_model(model_args, config=None, flag="model_name_or_path", name=None):
     from transformers import AutoModelForQuestionAnswering
 
     name = name or model_args.model_name_or_path
-    path = Path(name)
-    if path.is_dir() and not any((path / file).is_file() for file in WEIGHT_FILES):
-        raise UsageError(f"--{flag} {path}: the folder holds none of {', '.join(WEIGHT_FILES)}")
+    _refuse_missing_weights(flag, name)
     kwargs = {} if config is None else {"config": config}
     return _from_pretrained(AutoModelForQuestionAnswering, flag, name, model_args, **kwargs).eval()
 
@@ -122,8 +128,8 @@ def _from_pretrained(auto_class, flag, name, model_args, **kwargs):
             **kwargs,
         )
     except Exception as error:  # the libraries raise anything from KeyError to a bare Exception on a broken file
-        reason = " ".join(str(error).split())[:300] or type(error).__name__
-        local = "" if Path(name).is_dir() else "; if the hub cannot be reached, give the path of a local folder"
+        reason = str(error)[:300] or type(error).__name__
+        local = "" if kind_of(name) == "folder" else "; if the hub cannot be reached, give the path of a local folder"
         raise UsageError(f"--{flag} {name} cannot be loaded: {reason}{local}") from error
 
 

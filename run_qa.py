@@ -72,6 +72,8 @@ def check_optimization(optimization_args, model_args, training_args):
         path = getattr(optimization_args, f"{what}_config")
         if path is not None and not getattr(optimization_args, f"apply_{what}"):
             raise UsageError(f"--{what}_config {path} is given without --apply_{what}; add that flag or drop the file")
+    if not (training_args.do_train or training_args.do_eval or training_args.do_predict):
+        raise UsageError("there is nothing to do: give --do_train, --do_eval or --do_predict")
     applied = [
         f"--apply_{what}"
         for what in ("quantization", "pruning", "distillation")
@@ -140,7 +142,6 @@ def main():
     config, tokenizer = load_config_and_tokenizer(model_args, data_args, needs_head=False)
     if distilling:
         check_teacher(optimization_args.teacher_model_name_or_path, tokenizer, model_args)
-    output_dir = make_output_dir(training_args.output_dir)
 
     # The heavy libraries are loaded only now that nothing more can be said about the input.
     from transformers import set_seed
@@ -159,6 +160,7 @@ def main():
     batch_size = training_args.per_device_eval_batch_size
     prepared = prepare_evaluation(examples, tokenizer, data_args, model_args, batch_size)
     model = load_model(model_args, config)
+    output_dir = make_output_dir(training_args.output_dir)
     if not training_args.do_train:
         device = training_args.device
         evaluate_and_report(model.to(device), prepared, data_args, output_dir, device, saved=False)

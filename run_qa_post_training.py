@@ -72,12 +72,13 @@ def main():
     static = quantizing and optimization_args.quantization_approach == "static"
 
     splits = {"train": static, "validation": training_args.do_eval, "test": training_args.do_predict}
+    if not (quantizing or training_args.do_eval or training_args.do_predict):
+        raise UsageError("there is nothing to do: give --apply_quantization, --do_eval or --do_predict")
     settings = quantization_settings("ipex" if use_ipex else optimization_args.quantization_approach)
     if quantizing and optimization_args.verify_loading and not any(splits.values()):
         raise UsageError("--verify_loading compares logits on real questions: give --do_eval or --do_predict as well")
     examples = load_examples(data_args, model_args, [split for split, needed in splits.items() if needed])
     config, tokenizer = load_config_and_tokenizer(model_args, data_args, needs_head=True)
-    output_dir = make_output_dir(training_args.output_dir)
 
     # The heavy libraries are loaded only now that nothing more can be said about the input.
     from inference_qa import Batches, evaluate_and_report, prepare_evaluation
@@ -88,6 +89,7 @@ def main():
     batch_size = training_args.per_device_eval_batch_size
     prepared = prepare_evaluation(examples, tokenizer, data_args, model_args, batch_size, multiple)
     model = load_model(model_args, config)
+    output_dir = make_output_dir(training_args.output_dir)
     if not quantizing:
         device = training_args.device
         evaluate_and_report(model.to(device), prepared, data_args, output_dir, device, saved=False)

@@ -91,7 +91,11 @@ def prepare_features(examples, tokenizer, data_args, cache_dir=None, desc=None):
         UsageError: a question is so long that the windows could not advance through its context.
     """
     settings = {"max_seq_length": data_args.max_seq_length, "doc_stride": data_args.doc_stride}
-    key = Hasher.hash((examples.data.table.to_batches(), tokenizer.backend_tokenizer.to_str(), settings))
+    vocabulary = json.loads(tokenizer.backend_tokenizer.to_str())
+    # The last call leaves its own settings there.
+    del vocabulary["truncation"], vocabulary["padding"]
+    rules = (vocabulary, tokenizer.padding_side, tokenizer.model_input_names, settings)
+    key = Hasher.hash((examples.with_format("arrow")[:].to_batches(), json.dumps(rules)))
     folder = Path(cache_dir or datasets.config.HF_DATASETS_CACHE) / "qa_features"
     folder.mkdir(parents=True, exist_ok=True)
     features = examples.with_format("arrow").map(
@@ -184,10 +188,8 @@ def _first_answers(batch):
     """Return `(n, 2)` int64: the characters of each example's first answer, white space trimmed; (-1, -1) if none."""
     spans = np.full((len(batch), 2), -1, dtype=np.int64)
     for row, answers in enumerate(batch["answers"].to_pylist()):
-        if answers is not None and answers["text"]:
-            text, start = answers["text"][0], answers["answer_start"][0]
-            trimmed = text.strip()
-            start += text.find(trimmed)
+        if answers is not None and answers["text"] and (trimmed := answers["text"][0].strip()):
+            start = answers["answer_start"][0] + answers["text"][0].find(trimmed)
             spans[row] = start, start + len(trimmed)
     return spans
 
@@ -208,8 +210,8 @@ def label_windows(offsets, in_context, first_token, answers):
         `(start_positions, end_positions)`, both `(w,)` int32, counted from the beginning of the window.
     """
     windows = len(first_token) - 1
-    if not windows:
-        return np.zeros(0, dtype=np.int32), np.zeros(0, dtype=np.int32)
+    if not len(offsets):
+        return np.zeros(windows, dtype=np.int32), np.zeros(windows, dtype=np.int32)
     window_of = np.repeat(np.arange(windows), np.diff(first_token))
     before = in_context & (offsets[:, 1] <= answers[window_of, 0])
     reached = in_context & (offsets[:, 0] < answers[window_of, 1])
@@ -293,8 +295,9 @@ def extract_answers(
         end = min(begin + POSTPROCESSING_CHUNK, len(ids))
         rows = order[first_feature[begin] : first_feature[end]]
         spans, in_context = _token_spans(features, rows, start_logits.shape[1])
+        can_start = in_context & _seen_best(features, rows, in_context.shape)
         candidates = _candidates(
-            start_logits[rows], end_logits[rows], spans, in_context, n_best_size, max_answer_length
+            start_logits[rows], end_logits[rows], spans, can_start, in_context, n_best_size, max_answer_length
         )
         candidates["example"] = (example_of[rows] - begin)[candidates.pop("feature")]
         nulls = None
@@ -334,7 +337,18 @@ def _token_spans(features, rows, length):
     return spans, in_context
 
 
-def _candidates(start_logits, end_logits, spans, in_context, n_best_size, max_answer_length):
+def _seen_best(features, rows, shape):
+    """Return `(f, l)` bool: false where a feature says through `token_is_max_context` that another one sees more."""
+    names = features.column_names if isinstance(features, datasets.Dataset) else features[0]
+    seen_best = np.ones(shape, dtype=bool)
+    if "token_is_max_context" in names:
+        for row, number in enumerate(rows):
+            best = features[int(number)]["token_is_max_context"] or {}
+            seen_best[row] = [bool(best.get(str(token), False)) for token in range(shape[1])]
+    return seen_best
+
+
+def _candidates(start_logits, end_logits, spans, can_start, can_end, n_best_size, max_answer_length):
     """Pair the best starts and ends of each feature, feature by feature, better starts first, then better ends.
 
     Returns:
@@ -345,8 +359,8 @@ def _candidates(start_logits, end_logits, spans, in_context, n_best_size, max_an
     ends = np.argsort(end_logits, axis=1)[:, : -n_best_size - 1 : -1]
     tokens = ends[:, None, :] - starts[:, :, None] + 1
     possible = (tokens >= 1) & (tokens <= max_answer_length)
-    possible &= np.take_along_axis(in_context, starts, axis=1)[:, :, None]
-    possible &= np.take_along_axis(in_context, ends, axis=1)[:, None, :]
+    possible &= np.take_along_axis(can_start, starts, axis=1)[:, :, None]
+    possible &= np.take_along_axis(can_end, ends, axis=1)[:, None, :]
     feature, start_rank, end_rank = np.nonzero(possible)
     start, end = starts[feature, start_rank], ends[feature, end_rank]
     start_logit, end_logit = start_logits[feature, start], end_logits[feature, end]

@@ -121,6 +121,7 @@ ARGUMENTS = {
     "missing configuration": ({"--config_name": "./no-such-config"}, ["--config_name", "no-such-config"]),
     "missing data set": ({"--dataset_name": "./no-such-data"}, ["--dataset_name", "no-such-data"]),
     "data set that is no folder": ({"--dataset_name": str(SAMPLE / "make_sample.py")}, ["--dataset_name"]),
+    "cache folder that is a file": ({"--cache_dir": str(SAMPLE / "make_sample.py")}, ["--cache_dir"]),
     "missing accelerator file": ({"--accelerator_config": "no-such.json"}, ["no-such.json"]),
     "missing deepspeed": ({"--deepspeed": "no-such.json"}, ["deepspeed"]),
     "verification of nothing": (

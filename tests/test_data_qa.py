@@ -695,31 +695,31 @@ nearly_nested = st.lists(
 )
 
 
-@hypothesis.settings(max_examples=200)
+@hypothesis.settings(max_examples=120)
 @hypothesis.given(content=st.binary(max_size=200), suffix=SUFFIXES)
 def test_arbitrary_bytes_load_or_are_refused(content, suffix, tmp_path):
     loads_or_refuses(tmp_path / f"f{suffix}", content)
 
 
-@hypothesis.settings(max_examples=200)
+@hypothesis.settings(max_examples=120)
 @hypothesis.given(content=json_values, suffix=st.sampled_from([".json", ".jsonl", ".csv"]))
 def test_arbitrary_json_loads_or_is_refused(content, suffix, tmp_path):
     loads_or_refuses(tmp_path / f"f{suffix}", json.dumps(content).encode())
 
 
-@hypothesis.settings(max_examples=300)
+@hypothesis.settings(max_examples=150)
 @hypothesis.given(rows=st.lists(nearly_example, min_size=1, max_size=3), wrapped=st.booleans())
 def test_nearly_good_rows_load_or_are_refused(rows, wrapped, tmp_path):
     loads_or_refuses(tmp_path / "f.json", json.dumps({"data": rows} if wrapped else rows).encode())
 
 
-@hypothesis.settings(max_examples=200)
+@hypothesis.settings(max_examples=120)
 @hypothesis.given(articles=nearly_nested)
 def test_nearly_good_articles_load_or_are_refused(articles, tmp_path):
     loads_or_refuses(tmp_path / "f.json", json.dumps({"version": "v2.0", "data": articles}).encode())
 
 
-@hypothesis.settings(max_examples=200)
+@hypothesis.settings(max_examples=120)
 @hypothesis.given(
     answers=st.one_of(json_values.map(repr), nearly_answers.map(repr), nearly_answers.map(json.dumps), st.text())
 )
@@ -734,7 +734,7 @@ def test_a_good_file_with_flipped_bytes_loads_or_is_refused(name, tmp_path):
     write(tmp_path / file_name)
     good = (tmp_path / file_name).read_bytes()
     generator = random.Random(name)
-    for _ in range(40):
+    for _ in range(25):
         content = bytearray(good)
         for _ in range(generator.randint(1, 4)):
             place = generator.randrange(len(content))
@@ -742,7 +742,7 @@ def test_a_good_file_with_flipped_bytes_loads_or_is_refused(name, tmp_path):
         loads_or_refuses(tmp_path / file_name, bytes(content))
 
 
-@hypothesis.settings(max_examples=100)
+@hypothesis.settings(max_examples=40)
 @hypothesis.given(
     rows=st.lists(
         st.tuples(st.text(max_size=20), st.text(max_size=20), st.text(min_size=1, max_size=5), st.integers(0, 20)),

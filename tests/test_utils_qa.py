@@ -72,7 +72,7 @@ def windows(draw):
     )
 
 
-@hypothesis.settings(max_examples=600)
+@hypothesis.settings(max_examples=400)
 @hypothesis.given(windows())
 def test_labels_are_those_of_the_textbook(case):
     offsets, in_context, first_token, answers = case
@@ -213,7 +213,7 @@ def test_features_of_wild_texts(side, examples, max_seq_length, doc_stride, toke
 @pytest.mark.parametrize(("max_seq_length", "doc_stride"), [(384, 128), (64, 16), (32, 0), (32, 13)])
 def test_features_of_the_sample_questions(side, max_seq_length, doc_stride, tokenizer, left_tokenizer):
     used = tokenizer if side == "right" else left_tokenizer
-    examples = read_examples(str(SAMPLE / "dev_v2.json"), "dev", 30)
+    examples = read_examples(str(SAMPLE / "dev_v2.json"), "dev", 15)
     features = features_of(examples, used, max_seq_length, doc_stride)
     check_features(examples, features, used, max_seq_length, doc_stride)
     assert len(features) > len(examples)
@@ -251,6 +251,13 @@ def test_white_space_around_an_answer_is_not_labelled(tokenizer):
     assert plain == wide
     spans = plain["offset_mapping"]
     assert (spans[plain["start_positions"]][0], spans[plain["end_positions"]][1]) == (8, 11)
+
+
+@pytest.mark.parametrize(("text", "start"), [("", 0), ("", 1), ("", 7), (" ", 3), ("\x1f", 3)])
+def test_blank_answers_are_labelled_like_none(text, start, tokenizer):
+    row = example("Ann\x1fmet Bob." if text == "\x1f" else "Ann met Bob.", text=text, start=start)
+    (feature,) = features_of([row], tokenizer)
+    assert (feature["start_positions"], feature["end_positions"]) == (0, 0)
 
 
 def test_examples_without_answers_become_features(tokenizer):
@@ -312,7 +319,10 @@ def test_a_length_that_holds_no_context_is_refused(max_seq_length, tokenizer):
         features_of([example(CONTEXT, "Who?")], tokenizer, max_seq_length, max_seq_length - 1)
 
 
-def test_a_second_call_is_answered_from_the_cache(tokenizer, tmp_path, monkeypatch):
+def test_a_second_call_is_answered_from_the_cache(tmp_path, monkeypatch):
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(SAMPLE / "distilbert-qa")
     rows = [example(CONTEXT, "Who?", "Bob", 8)]
     first = features_of(rows, tokenizer, cache_dir=tmp_path)
 
@@ -359,6 +369,12 @@ def test_the_cache_knows_which_examples_were_selected(tokenizer, tmp_path):
     for chosen in ([0, 2], [3, 1], [1, 0]):
         features = prepare_features(rows.select(chosen), tokenizer, data_args, str(tmp_path))
         assert features["example_id"] == ["abcd"[number] for number in chosen]
+
+
+def test_several_processes_prepare_the_same_features(tokenizer, tmp_path):
+    rows = [example(CONTEXT, "Who?", "Bob", 8, f"e{number}") for number in range(5)]
+    features = features_of(rows, tokenizer, cache_dir=tmp_path, preprocessing_num_workers=2)
+    assert list(features) == list(features_of(rows, tokenizer))
 
 
 def test_overwrite_cache_prepares_anew(tokenizer, tmp_path, monkeypatch):
@@ -470,7 +486,7 @@ def test_answers_are_those_of_the_textbook_to_the_last_digit(version_2, levels, 
     assert compared >= 8
 
 
-@hypothesis.settings(max_examples=150)
+@hypothesis.settings(max_examples=80)
 @hypothesis.given(
     seed=st.integers(0, 2**32),
     version_2=st.booleans(),
@@ -643,7 +659,7 @@ nbest_values = st.fixed_dictionaries(
 )
 
 
-@hypothesis.settings(max_examples=150)
+@hypothesis.settings(max_examples=80)
 @hypothesis.given(st.dictionaries(st.text(), st.lists(nbest_values, min_size=1, max_size=3), max_size=3))
 def test_the_n_best_file_is_formatted_as_json_does(nbest):
     assert utils_qa._nbest_json(nbest) == textbook_qa.as_json(nbest)
