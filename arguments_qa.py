@@ -14,7 +14,7 @@ from pathlib import Path
 
 import yaml
 
-from environment_qa import UsageError, go_offline_without_hub, kind_of, quiet_libraries
+from environment_qa import UsageError, check_output_dir, go_offline_without_hub, kind_of, quiet_libraries
 
 # Arguments that may name something on the hub.
 HUB_NAMES = ("model_name_or_path", "config_name", "tokenizer_name", "dataset_name")
@@ -245,8 +245,7 @@ def _check_data_arguments(data_args, training_args):
         ):
             if wanted and files[name] is None:
                 raise UsageError(f"--{flag} needs questions: give --{name} or --dataset_name")
-    if kind_of(training_args.output_dir) == "file":
-        raise UsageError(f"--output_dir {training_args.output_dir} is a file; name a folder")
+    check_output_dir(training_args.output_dir)
     positive("per_device_train_batch_size", training_args.per_device_train_batch_size)
     positive("per_device_eval_batch_size", training_args.per_device_eval_batch_size)
     if training_args.seed < 0:

@@ -7,12 +7,13 @@ Does not belong here: the loop itself (`trainer_qa.py`) and reading YAML (`confi
 
 import json
 import re
+import types
 from pathlib import Path
 
 import torch
 from neural_compressor import DistillationConfig, QuantizationAwareTrainingConfig, WeightPruningConfig
 from neural_compressor.config import KnowledgeDistillationLossConfig
-from torch.ao.quantization import FakeQuantizeBase
+from torch.ao.quantization import FakeQuantize, FakeQuantizeBase
 
 from inference_qa import forward_passes
 
@@ -28,16 +29,24 @@ def training_quantization_config(settings, model):
     Returns:
         A fresh `QuantizationAwareTrainingConfig`.
     """
-    settings = dict(settings)
-    patterns = settings.pop("op_name_dict", {})
     names = [name + suffix for name, _ in model.named_modules() for suffix in ("", ".module")]
-    spelled_out = {
-        name: {side: {key: _as_list(value) for key, value in values.items()} for side, values in sides.items()}
-        for pattern, sides in patterns.items()
+    by_name = {
+        name: operator
+        for pattern, operator in settings.get("op_name_dict", {}).items()
         for name in names
         if re.fullmatch(pattern, name)
     }
-    return QuantizationAwareTrainingConfig(op_name_dict=spelled_out or None, **settings)
+    by_type = settings.get("op_type_dict", {})
+    # Only this notation, a list of one, makes INC leave an operator out here.
+    fp32 = {side: {"dtype": ["fp32"]} for side in ("weight", "activation")}
+    return QuantizationAwareTrainingConfig(
+        op_name_dict={name: fp32 for name, operator in by_name.items() if _is_fp32(operator)},
+        op_type_dict={kind: fp32 for kind, operator in by_type.items() if _is_fp32(operator)},
+    )
+
+
+def _is_fp32(operator):
+    return operator.get("weight", {}).get("dtype") in ("fp32", ["fp32"])
 
 
 def calibrate_observers(model, batches, device="cpu"):
@@ -62,6 +71,38 @@ def calibrate_observers(model, batches, device="cpu"):
     model.train(was_training)
     for quantizer in quantizers:
         quantizer.enable_fake_quant()
+
+
+def align_weight_quantizers(model):
+    """Make fake-quant round weights by the very scales that the int8 model will have.
+
+    INC prepares the model with torch's fused operator, which takes max(|min| / 128, max / 127) as the scale of a
+    channel, while the conversion takes max(|min|, |max|) / 127.5: the int8 model then has other weights than the one
+    that was trained. The plain operator asks the observer, as the conversion does.
+    """
+    for name, module in model.named_modules():
+        if name.endswith("weight_fake_quant"):
+            module.forward = types.MethodType(FakeQuantize.forward, module)
+
+
+def keep_survivors(model):
+    """Lift weights that survived pruning but would round to zero to the nearest int8 value that is none.
+
+    Without it the int8 model has more zeros than the pruning left (0.503 for 0.500).
+
+    Args:
+        model: fake-quant model at the end of its training; its weights are changed in place.
+    """
+    with torch.no_grad():
+        for module in model.modules():
+            quantizer = getattr(module, "weight_fake_quant", None)
+            if quantizer is None:
+                continue
+            scale, _ = quantizer.calculate_qparams()
+            scale = scale.reshape(-1, *[1] * (module.weight.dim() - 1)).to(module.weight.device)
+            # Half a step rounds to the even neighbour, zero; a little more does not.
+            vanishing = (module.weight != 0) & (module.weight.abs() <= 0.505 * scale)
+            module.weight.copy_(torch.where(vanishing, module.weight.sign() * 0.51 * scale, module.weight))
 
 
 def freeze_observers(model):
@@ -121,10 +162,6 @@ def save_sparsity(report, output_dir):
     path.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
-def _as_list(value):
-    return value if isinstance(value, list) else [value]
-
-
 def pruning_config(settings):
     """Build the pruning configuration.
 
@@ -137,7 +174,7 @@ def pruning_config(settings):
     settings = {"op_names": [], "excluded_op_names": [], "pruning_op_types": ["Linear"], **settings}
     # INC writes into these lists, and its own defaults are shared by all configurations of a process.
     fresh = {key: list(value) if isinstance(value, list) else value for key, value in settings.items()}
-    fresh["pruning_configs"] = [dict(local) for local in settings.get("pruning_configs", [{}])]
+    fresh["pruning_configs"] = [dict(local) for local in settings.get("pruning_configs", [])] or [{}]
     return WeightPruningConfig(**fresh)
 
 

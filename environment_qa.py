@@ -117,16 +117,31 @@ def kind_of(path):
         return None
 
 
-def make_output_dir(path):
-    """Create the output folder, if need be, and see that it can be written to.
+def check_output_dir(path):
+    """See that the output folder can be made and written to, without making it yet.
 
     Raises:
-        UsageError: it cannot be created or written to.
+        UsageError: it is a file, its name is none, or it or the nearest folder above it cannot be written to.
+    """
+    folder = Path(path).absolute()
+    try:
+        existing = next(place for place in (folder, *folder.parents) if place.exists())
+    except (OSError, ValueError) as error:
+        raise UsageError(f"--output_dir {path} cannot be made: {error}; name another folder") from error
+    if not existing.is_dir():
+        raise UsageError(f"--output_dir {path}: {existing} is a file; name another folder")
+    if not os.access(existing, os.W_OK):
+        raise UsageError(f"--output_dir {path}: {existing} cannot be written to; name another folder")
+
+
+def make_output_dir(path):
+    """Create the output folder, if need be, and return its path.
+
+    Raises:
+        UsageError: it cannot be created.
     """
     try:
         Path(path).mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise UsageError(f"--output_dir {path} cannot be made: {error.strerror}; name another folder") from error
-    if not os.access(path, os.W_OK):
-        raise UsageError(f"--output_dir {path} cannot be written to; name another folder")
+        raise UsageError(f"--output_dir {path} cannot be made: {error}; name another folder") from error
     return path

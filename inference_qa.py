@@ -5,7 +5,9 @@ and writing and showing results. Both scripts evaluate through this one door.
 Does not belong here: training, and how answers follow from logits (`utils_qa.py`).
 """
 
+import itertools
 import json
+import tempfile
 import time
 from pathlib import Path
 
@@ -169,6 +171,26 @@ def evaluate_model(model, examples, features, batches, data_args, output_dir, sp
         "samples_per_second": round(len(examples) / seconds, 3),
     }
     return {f"{split}_{name}": value for name, value in metrics.items()}
+
+
+def f1_of_trials(prepared, data_args):
+    """Return a function that gives the F1 of a model and prints it, numbered, the fp32 model first.
+
+    Args:
+        prepared: `(examples, features, batches)` from `prepare_evaluation`.
+        data_args: `DataTrainingArguments`.
+    """
+    examples, features, batches = prepared
+    trials = itertools.count()
+
+    def f1_of(model):
+        with tempfile.TemporaryDirectory() as answers_dir:
+            metrics = evaluate_model(model.eval(), examples, features, batches, data_args, answers_dir, "eval")
+        number = next(trials)
+        print(f"{f'trial {number}' if number else 'fp32'}: F1 {metrics['eval_f1']:.4f}")
+        return metrics["eval_f1"]
+
+    return f1_of
 
 
 def prepare_evaluation(examples, tokenizer, data_args, model_args, batch_size, multiple=1):

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import torch
 from neural_compressor import PostTrainingQuantConfig, set_workspace
+from neural_compressor.config import AccuracyCriterion, TuningCriterion
 from optimum.intel import INCQuantizer
 from tqdm.auto import tqdm
 
@@ -37,6 +38,10 @@ def quantization_config(settings, approach, use_ipex=False, bf16=False):
     Returns:
         A fresh `PostTrainingQuantConfig`.
     """
+    settings = dict(settings)
+    for key, kind in (("accuracy_criterion", AccuracyCriterion), ("tuning_criterion", TuningCriterion)):
+        if key in settings:
+            settings[key] = kind(**settings[key])
     return PostTrainingQuantConfig(
         approach=approach,
         backend="ipex" if use_ipex else "default",
@@ -46,7 +51,7 @@ def quantization_config(settings, approach, use_ipex=False, bf16=False):
     )
 
 
-def quantize(model, config, output_dir, calibration=None):
+def quantize(model, config, output_dir, calibration=None, score=None):
     """Quantize a model and save it.
 
     Args:
@@ -54,12 +59,17 @@ def quantize(model, config, output_dir, calibration=None):
         config: `PostTrainingQuantConfig`.
         output_dir: existing folder for `config.json`, `pytorch_model.bin` and `inc_config.json`.
         calibration: `Batches` of the calibration features (static approach only).
+        score: callable from a model to its F1. INC then quantizes again and again, leaving out more operators each
+            time, until the accuracy criterion of `config` is met.
 
     Returns:
-        The quantized model in evaluation mode.
+        The quantized model in evaluation mode, or `None` if no trial met the criterion; nothing is saved then.
     """
     quantizer = INCQuantizer.from_pretrained(
-        model, calibration_fn=_calibration(calibration) if calibration else None, task="question-answering"
+        model,
+        eval_fn=score,
+        calibration_fn=_calibration(calibration) if calibration else None,
+        task="question-answering",
     )
     if calibration:
         config.calibration_sampling_size = len(calibration.lengths)
@@ -72,7 +82,13 @@ def quantize(model, config, output_dir, calibration=None):
     with tempfile.TemporaryDirectory() as workspace:
         set_workspace(workspace)
         os.environ["FORCE_BF16"] = "0" if config.excluded_precisions else "1"
-        quantizer.quantize(config, save_directory=output_dir)
+        try:
+            quantizer.quantize(config, save_directory=output_dir)
+        except RuntimeError:
+            # INC returns no model, and optimum-intel says so in these words, when no trial met the criterion.
+            if score is None:
+                raise
+            return None
     return quantizer._quantized_model.eval()
 
 

@@ -92,7 +92,16 @@ def check_optimization(optimization_args, model_args, training_args):
 
 
 def settings_for_pruning(optimization_args, steps_per_epoch, last_step):
-    """Merge the pruning settings: flags that were given win over the YAML file, the file over the flags' defaults."""
+    """Merge the pruning settings: flags that were given win over the YAML file, the file over the flags' defaults.
+
+    Args:
+        optimization_args: `OptimizationArguments` as parsed.
+        steps_per_epoch: optimizer steps of an epoch.
+        last_step: optimizer steps of the whole training.
+
+    Returns:
+        Keyword arguments for `WeightPruningConfig` whose schedule ends inside the training.
+    """
     locked = optimization_args.pruning_approach == "pattern_lock"
     default = "prune_pattern_lock.yml" if locked else "prune.yml"
     path = find_config(optimization_args.pruning_config or default, "pruning_config")
@@ -105,12 +114,28 @@ def settings_for_pruning(optimization_args, steps_per_epoch, last_step):
     ):
         if flag in optimization_args.given or key not in settings:
             settings[key] = getattr(optimization_args, flag)
-    if settings["end_step"] is None:
-        settings["end_step"] = last_step
     if settings["pruning_type"] == "pattern_lock":
         # INC accepts no schedule for it: the pattern is that of the first step and stays.
-        settings["end_step"] = settings["start_step"]
-    return settings
+        return {**settings, "start_step": 0, "end_step": 0}
+    # INC sees the steps 0 to last_step - 1, and what is due later never happens.
+    end = last_step - 1 if settings["end_step"] is None else min(settings["end_step"], last_step - 1)
+    frequency = settings.get("pruning_frequency", 1)
+    if settings["pruning_type"].endswith("_progressive"):
+        # Progressive masks fill blocks of at least four weights little by little, in at least four steps each time; a
+        # round that the training cuts short leaves its block half done, so the last one ends with the schedule.
+        if optimization_args.pruning_config is None:
+            settings["pattern"] = "4x1"
+        frequency = max(frequency, 4)
+        end = settings["start_step"] + (end + 1 - settings["start_step"]) // frequency * frequency - 1
+    if end <= settings["start_step"]:
+        raise UsageError(
+            f"pruning from step {settings['start_step']} on does not fit into {last_step} training steps: lower "
+            "--start_step, raise --num_train_epochs, or make the batches smaller"
+        )
+    settings["max_sparsity_ratio_per_op"] = max(
+        settings.get("max_sparsity_ratio_per_op", 0.98), settings["target_sparsity"]
+    )
+    return {**settings, "end_step": end, "pruning_frequency": min(frequency, end - settings["start_step"])}
 
 
 @command
@@ -128,7 +153,7 @@ def main():
         path = find_config(optimization_args.distillation_config or "distillation.yml", "distillation_config")
         distillation = distillation_settings(path)
     if pruning:
-        settings_for_pruning(optimization_args, 1, 1)  # errors in the file come before anything is loaded
+        settings_for_pruning(optimization_args, 100, 100)  # for the errors: the number of steps is not known yet
 
     splits = {
         "train": training_args.do_train,
@@ -213,7 +238,8 @@ def main():
         processing_class=tokenizer,
         post_process_function=post_processing(data_args, output_dir),
         compute_metrics=lambda predictions: score(*predictions, data_args),
-        calibration=Batches(calibration, tokenizer, batch_size, width),
+        # One batch: the observers' moving average would hardly look at the second one.
+        calibration=Batches(calibration, tokenizer, CALIBRATION_FEATURES, width),
         task="question-answering",
         **configs,
     )

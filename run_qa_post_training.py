@@ -8,10 +8,11 @@ The same command without --apply_quantization evaluates the model as it is. Supp
 v2.0 data, CPUs. Refused: IPEX with the dynamic approach, and bf16 without IPEX.
 """
 
+import sys
 from dataclasses import dataclass, field
 
 from arguments_qa import DataTrainingArguments, ModelArguments, parse_arguments, positive
-from config_qa import quantization_settings
+from config_qa import find_config, quantization_settings
 from data_qa import load_examples
 from environment_qa import UsageError, check_stack, command, make_output_dir
 from model_qa import load_compressed, load_config_and_tokenizer, load_model, verify
@@ -36,6 +37,9 @@ class OptimizationArguments:
             "choices": ["dynamic", "static"],
         },
     )
+    quantization_config: str | None = field(
+        default=None, metadata={"help": "YAML file with INC's quantization settings (config/quantization.yml)."}
+    )
     num_calibration_samples: int = field(
         default=50, metadata={"help": "Training features to calibrate on (static only)."}
     )
@@ -48,6 +52,11 @@ def check_optimization(optimization_args, data_args, training_args):
     """Refuse mixes that no engine runs; arguments of a quantization that is not asked for are left alone."""
     positive("num_calibration_samples", optimization_args.num_calibration_samples)
     if not optimization_args.apply_quantization:
+        if optimization_args.quantization_config is not None:
+            raise UsageError(
+                f"--quantization_config {optimization_args.quantization_config} is given without "
+                "--apply_quantization; add that flag or drop the file"
+            )
         return
     static = optimization_args.quantization_approach == "static"
     if training_args.use_ipex and not static:
@@ -74,14 +83,19 @@ def main():
     splits = {"train": static, "validation": training_args.do_eval, "test": training_args.do_predict}
     if not (quantizing or training_args.do_eval or training_args.do_predict):
         raise UsageError("there is nothing to do: give --apply_quantization, --do_eval or --do_predict")
-    settings = quantization_settings("ipex" if use_ipex else optimization_args.quantization_approach)
+    path = find_config(optimization_args.quantization_config or "quantization.yml", "quantization_config")
+    settings = quantization_settings("ipex" if use_ipex else optimization_args.quantization_approach, path)
+    if quantizing and "accuracy_criterion" in settings and not training_args.do_eval:
+        raise UsageError(
+            f"{path} has an accuracy criterion, which is tuned on the validation questions: give --do_eval"
+        )
     if quantizing and optimization_args.verify_loading and not any(splits.values()):
         raise UsageError("--verify_loading compares logits on real questions: give --do_eval or --do_predict as well")
     examples = load_examples(data_args, model_args, [split for split, needed in splits.items() if needed])
     config, tokenizer = load_config_and_tokenizer(model_args, data_args, needs_head=True)
 
     # The heavy libraries are loaded only now that nothing more can be said about the input.
-    from inference_qa import Batches, evaluate_and_report, prepare_evaluation
+    from inference_qa import Batches, evaluate_and_report, f1_of_trials, prepare_evaluation
     from utils_qa import dataset_of, draw_features
 
     # IPEX compiles the graph anew for every input shape, so it gets few of them.
@@ -104,7 +118,11 @@ def main():
         width = data_args.max_seq_length if data_args.pad_to_max_length else None
         calibration = Batches(drawn, tokenizer, batch_size, width, multiple)
     inc_config = quantization_config(settings, optimization_args.quantization_approach, use_ipex, training_args.bf16)
-    quantized = quantize(model, inc_config, output_dir, calibration)
+    score = f1_of_trials(prepared["eval"], data_args) if "accuracy_criterion" in settings else None
+    quantized = quantize(model, inc_config, output_dir, calibration, score)
+    if quantized is None:
+        print("no trial met the accuracy criterion; nothing was saved")
+        sys.exit(1)
     tokenizer.save_pretrained(output_dir)
     # What is verified and evaluated is what its users will load.
     loaded = load_compressed(output_dir)

@@ -12,7 +12,7 @@ from optimum.intel import INCTrainer
 from transformers import TrainerCallback
 from transformers.trainer_utils import PredictionOutput, speed_metrics
 
-from compression_qa import calibrate_observers, freeze_observers
+from compression_qa import align_weight_quantizers, calibrate_observers, freeze_observers, keep_survivors
 from inference_qa import Batches, predict_logits
 
 # Stands for "no probability" in masked logits. Minus infinity would turn 0 * -inf into NaN in the loss.
@@ -58,10 +58,11 @@ class FeatureCollator:
         return dict(batch)
 
 
-class _ObserverFreeze(TrainerCallback):
-    """Take the activation ranges once more when most of the training is done, and keep them from then on.
+class _LastSteps(TrainerCallback):
+    """What quantization-aware training needs before its end.
 
-    The rest of the training fits the weights to the very ranges that the int8 model will have.
+    Activation ranges are taken once more when half of the training is done, and kept: the rest of it fits the weights
+    to the very ranges that the int8 model will have.
     """
 
     def __init__(self, trainer):
@@ -76,6 +77,8 @@ class _ObserverFreeze(TrainerCallback):
     def on_train_end(self, args, state, control, **kwargs):
         # INC converts to int8 right after this; a model converted in training mode keeps its dropout.
         self.trainer.model.eval()
+        if self.trainer.pruning_config is not None:
+            keep_survivors(self.trainer.model)
 
 
 class QuestionAnsweringINCTrainer(INCTrainer):
@@ -101,9 +104,10 @@ class QuestionAnsweringINCTrainer(INCTrainer):
                 if isinstance(callback, QuantizationAwareTrainingCallbacks):
                     # INC's own hook, which comes first, puts the observers and fake-quant operators into the model.
                     callback.register_hook("on_train_begin", self._start_observers)
-            self.add_callback(_ObserverFreeze(self))
+            self.add_callback(_LastSteps(self))
 
     def _start_observers(self, dataloader=None):
+        align_weight_quantizers(self.model)
         calibrate_observers(self.model, self.calibration, self.args.device)
 
     def evaluate(self, eval_dataset=None, eval_examples=None, ignore_keys=None, metric_key_prefix="eval"):
