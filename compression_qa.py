@@ -129,7 +129,7 @@ def prunable_weights(model, excluded=r".*qa_outputs"):
     weights = {}
     for name, module in model.named_modules():
         name = name.removesuffix(".module")
-        if not re.fullmatch(r".*Linear\w*", type(module).__name__) or re.fullmatch(excluded, name):
+        if type(module).__name__ != "Linear" or re.fullmatch(excluded, name):
             continue
         weight = module.weight() if callable(module.weight) else module.weight
         weights[name] = (weight.dequantize() if weight.is_quantized else weight).detach()

@@ -249,9 +249,14 @@ def save_results(metrics, output_dir, split):
 
 
 def show_results(title, metrics):
-    """Print metrics as an aligned table on standard output."""
-    width = max(map(len, metrics))
-    print(f"***** {title} *****")
+    """Print metrics as an aligned table on standard output; a dictionary among them gets a line for each entry."""
+    rows = []
     for name, value in metrics.items():
-        shown = f"{value:.4f}" if isinstance(value, float) else str(value)
-        print(f"  {name:<{width}} = {shown}")
+        if isinstance(value, dict):
+            rows.extend((f"{name}[{key}]", entry) for key, entry in value.items())
+        else:
+            rows.append((name, value))
+    width = max(len(name) for name, _ in rows)
+    print(f"***** {title} *****")
+    for name, value in rows:
+        print(f"  {name:<{width}} = {f'{value:.4f}' if isinstance(value, float) else value}")

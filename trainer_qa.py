@@ -158,6 +158,12 @@ class QuestionAnsweringINCTrainer(INCTrainer):
         )
         return predictions, metrics
 
+    def _save(self, output_dir=None, state_dict=None):
+        if state_dict is None and self.quantization_config is None:
+            # INCTrainer would add an empty quantization configuration, of which every loading complains.
+            state_dict = self.model.state_dict()
+        super()._save(output_dir, state_dict)
+
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         """Mix the loss on the labels with the distillation loss, by the weights of INC's criterion.
 
