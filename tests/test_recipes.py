@@ -76,7 +76,8 @@ def test_quantization_recipe(heading, fp32, tmp_path):
     assert_verified(finished)
     assert "eval_f1" in finished.stdout
     assert fp32["eval_f1"] - results(folder)["eval_f1"] <= F1_LOST_AT_MOST[heading]
-    assert results(folder)["model_size_mb"] < fp32["model_size_mb"] / 2
+    # On IPEX the embeddings, most of this small model, stay in fp32.
+    assert results(folder)["model_size_mb"] < fp32["model_size_mb"] * 2 / 3
     assert_quiet(finished.stderr)
     assert_reloads_to_the_same_f1(folder)
 
