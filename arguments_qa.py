@@ -161,7 +161,7 @@ def parse_arguments(optimization_arguments_class, argv=None):
     # Which flags the user gave: only those win over a configuration file.
     optimization_args.given = frozenset(word[2:].split("=")[0] for word in words if word.startswith("--"))
     _check_data_arguments(data_args, training_args)
-    _check_local_model(model_args)
+    _check_local_model(model_args, training_args)
     return model_args, data_args, training_args, optimization_args
 
 
@@ -254,13 +254,15 @@ def _check_data_arguments(data_args, training_args):
         raise UsageError("--null_score_diff_threshold is not a number; give one, 0 for instance")
 
 
-def _check_local_model(model_args):
-    """Refuse a local folder that cannot be a model; hub names are left to the hub."""
+def _check_local_model(model_args, training_args):
+    """Refuse a local folder that cannot be a model, or would be overwritten; hub names are left to the hub."""
     name = model_args.model_name_or_path
     if kind_of(name) == "folder":
         if not (Path(name) / "config.json").is_file():
             raise UsageError(f"--model_name_or_path {name}: the folder holds no config.json; name a saved model")
     elif kind_of(name) == "file" or name.startswith((".", "/")):
         raise UsageError(f"--model_name_or_path {name}: there is no such folder")
+    if kind_of(name) == "folder" and Path(name).resolve() == Path(training_args.output_dir).resolve():
+        raise UsageError(f"--output_dir {training_args.output_dir} is the model's own folder; name another one")
     if model_args.cache_dir is not None and kind_of(model_args.cache_dir) == "file":
         raise UsageError(f"--cache_dir {model_args.cache_dir} is a file; name a folder")

@@ -76,9 +76,6 @@ def quantize(model, config, output_dir, calibration=None, score=None):
         config.example_inputs = calibration.inputs(next(calibration.by_length()))
     if not config.excluded_precisions and not torch.ops.mkldnn._is_mkldnn_bf16_supported():
         print("note: this processor has no bf16 instructions; bf16 is emulated here, right but not faster")
-    # The library loads model.safetensors first where it finds one: a left-over would win over what is saved now.
-    for stale in ("model.safetensors", "pytorch_model.bin"):
-        (Path(output_dir) / stale).unlink(missing_ok=True)
     with tempfile.TemporaryDirectory() as workspace:
         set_workspace(workspace)
         os.environ["FORCE_BF16"] = "0" if config.excluded_precisions else "1"
@@ -89,6 +86,8 @@ def quantize(model, config, output_dir, calibration=None, score=None):
             if score is None:
                 raise
             return None
+    # Where there is a model.safetensors it is loaded first: a left-over would win over what was saved now.
+    (Path(output_dir) / "model.safetensors").unlink(missing_ok=True)
     return quantizer._quantized_model.eval()
 
 

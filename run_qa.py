@@ -66,7 +66,7 @@ class OptimizationArguments:
     )
 
 
-def check_optimization(optimization_args, model_args, training_args):
+def check_optimization(optimization_args, training_args):
     """Refuse what cannot be done together, and configuration files that nothing would read."""
     for what in ("quantization", "pruning", "distillation"):
         path = getattr(optimization_args, f"{what}_config")
@@ -142,7 +142,7 @@ def settings_for_pruning(optimization_args, steps_per_epoch, last_step):
 def main():
     check_stack()
     model_args, data_args, training_args, optimization_args = parse_arguments(OptimizationArguments)
-    check_optimization(optimization_args, model_args, training_args)
+    check_optimization(optimization_args, training_args)
     quantizing = optimization_args.apply_quantization
     pruning = optimization_args.apply_pruning
     distilling = optimization_args.apply_distillation

@@ -5,6 +5,7 @@ Does not belong here: building the compression configurations (`compression_qa.p
 """
 
 import time
+from pathlib import Path
 
 import torch
 from neural_compressor.compression.callbacks import QuantizationAwareTrainingCallbacks
@@ -163,6 +164,8 @@ class QuestionAnsweringINCTrainer(INCTrainer):
             # INCTrainer would add an empty quantization configuration, of which every loading complains.
             state_dict = self.model.state_dict()
         super()._save(output_dir, state_dict)
+        # Where there is a model.safetensors it is loaded first: a left-over would win over what was saved now.
+        (Path(output_dir or self.args.output_dir) / "model.safetensors").unlink(missing_ok=True)
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         """Mix the loss on the labels with the distillation loss, by the weights of INC's criterion.
