@@ -125,8 +125,10 @@ def settings_for_pruning(optimization_args, steps_per_epoch, last_step):
         # round that the training cuts short leaves its block half done, so the last one ends with the schedule.
         if optimization_args.pruning_config is None:
             settings["pattern"] = "4x1"
-        frequency = max(frequency, 4)
-        end = settings["start_step"] + (end + 1 - settings["start_step"]) // frequency * frequency - 1
+        rounds = (end + 1 - settings["start_step"]) // max(frequency, 4)
+        if rounds > 1:  # with less, INC prunes as the approach without "_progressive" does
+            frequency = max(frequency, 4)
+            end = settings["start_step"] + rounds * frequency - 1
     if end <= settings["start_step"]:
         raise UsageError(
             f"pruning from step {settings['start_step']} on does not fit into {last_step} training steps: lower "
