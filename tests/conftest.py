@@ -41,6 +41,15 @@ hypothesis.settings.register_profile(
 hypothesis.settings.load_profile("suite")
 
 
+@pytest.fixture(autouse=True)
+def environment_as_it_was():
+    """Undo what a run in this process leaves in the environment: --bf16 would train later ones in bf16."""
+    before = dict(os.environ)
+    yield
+    os.environ.clear()
+    os.environ.update(before)
+
+
 def squad_file(path, paragraphs, version="v2.0"):
     """Write the nested layout; `paragraphs` is a list of `(context, [(id, question, [(text, start)])])`."""
     article = {
