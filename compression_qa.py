@@ -136,8 +136,12 @@ def prunable_weights(model, excluded=r".*qa_outputs"):
     return weights
 
 
-def sparsity_report(model):
+def sparsity_report(model, parameters):
     """Count zeros.
+
+    Args:
+        model: fp32 or int8 model.
+        parameters: how many it has; an int8 model no longer tells.
 
     Returns:
         Dictionary of shares from 0 to 1: `sparsity` over the linear operators without the answer head,
@@ -146,10 +150,9 @@ def sparsity_report(model):
     weights = prunable_weights(model)
     zeros = {name: int((weight == 0).sum()) for name, weight in weights.items()}
     total = sum(weight.numel() for weight in weights.values())
-    everything = sum(values.numel() for values in model.state_dict().values() if isinstance(values, torch.Tensor))
     return {
         "sparsity": sum(zeros.values()) / total,
-        "sparsity_of_model": sum(zeros.values()) / everything,
+        "sparsity_of_model": sum(zeros.values()) / parameters,
         "sparsity_per_op": {name: zeros[name] / weight.numel() for name, weight in weights.items()},
     }
 

@@ -206,6 +206,7 @@ def main():
     features = prepare_features(
         dataset_of(examples["train"]), tokenizer, data_args, model_args.cache_dir, "train features"
     )
+    parameters = sum(weights.numel() for weights in model.parameters())
     configs = {}
     if quantizing:
         configs["quantization_config"] = training_quantization_config(quantization, model)
@@ -250,7 +251,7 @@ def main():
 
     metrics = {**trained.metrics, "train_samples": len(examples["train"])}
     if pruning:
-        report = sparsity_report(trainer.model)
+        report = sparsity_report(trainer.model, parameters)
         save_sparsity(report, output_dir)
         metrics.update(report)
     save_results(metrics, output_dir, "train")

@@ -59,11 +59,10 @@ class FeatureCollator:
         return dict(batch)
 
 
-class _LastSteps(TrainerCallback):
-    """What quantization-aware training needs before its end.
+class _FrozenRanges(TrainerCallback):
+    """Take activation ranges once more when half of the training is done, and keep them.
 
-    Activation ranges are taken once more when half of the training is done, and kept: the rest of it fits the weights
-    to the very ranges that the int8 model will have.
+    The rest of the training then fits the weights to the very ranges that the int8 model will have.
     """
 
     def __init__(self, trainer):
@@ -75,8 +74,15 @@ class _LastSteps(TrainerCallback):
             freeze_observers(self.trainer.model)
             self.frozen = True
 
+
+class _BeforeConversion(TrainerCallback):
+    """Make a model ready for the conversion to int8, which INC does right after the training's end."""
+
+    def __init__(self, trainer):
+        self.trainer = trainer
+
     def on_train_end(self, args, state, control, **kwargs):
-        # INC converts to int8 right after this; a model converted in training mode keeps its dropout.
+        # Converted in training mode it would keep its dropout.
         self.trainer.model.eval()
         if self.trainer.pruning_config is not None:
             keep_survivors(self.trainer.model)
@@ -100,12 +106,13 @@ class QuestionAnsweringINCTrainer(INCTrainer):
         self.calibration = calibration
         if self.distillation_config is not None:
             self.distillation_config.teacher_model.requires_grad_(False).eval()
-        if self.quantization_config is not None and self.args.do_train:
+        if calibration is not None and self.quantization_config is not None and self.args.do_train:
             for callback in self._compression_manager.callbacks.callbacks_list:
                 if isinstance(callback, QuantizationAwareTrainingCallbacks):
                     # INC's own hook, which comes first, puts the observers and fake-quant operators into the model.
                     callback.register_hook("on_train_begin", self._start_observers)
-            self.add_callback(_LastSteps(self))
+            self.add_callback(_FrozenRanges(self))
+        self.add_callback(_BeforeConversion(self))
 
     def _start_observers(self, dataloader=None):
         align_weight_quantizers(self.model)
