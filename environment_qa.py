@@ -127,7 +127,8 @@ def check_output_dir(path):
     try:
         existing = next(place for place in (folder, *folder.parents) if place.exists())
     except (OSError, ValueError) as error:
-        raise UsageError(f"--output_dir {path} cannot be made: {error}; name another folder") from error
+        reason = getattr(error, "strerror", error)
+        raise UsageError(f"--output_dir {path} cannot be made: {reason}; name another folder") from error
     if not existing.is_dir():
         raise UsageError(f"--output_dir {path}: {existing} is a file; name another folder")
     if not os.access(existing, os.W_OK):
@@ -143,5 +144,5 @@ def make_output_dir(path):
     try:
         Path(path).mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise UsageError(f"--output_dir {path} cannot be made: {error}; name another folder") from error
+        raise UsageError(f"--output_dir {path} cannot be made: {error.strerror}; name another folder") from error
     return path
