@@ -185,8 +185,8 @@ def main():
 
     set_seed(training_args.seed)  # a head that is not in the checkpoint is drawn at random
     batch_size = training_args.per_device_eval_batch_size
-    prepared = prepare_evaluation(examples, tokenizer, data_args, model_args, batch_size)
     model = load_model(model_args, config)
+    prepared = prepare_evaluation(examples, tokenizer, data_args, model_args, batch_size)
     output_dir = make_output_dir(training_args.output_dir)
     if not training_args.do_train:
         device = training_args.device
