@@ -155,7 +155,7 @@ def main():
         path = find_config(optimization_args.distillation_config or "distillation.yml", "distillation_config")
         distillation = distillation_settings(path)
     if pruning:
-        settings_for_pruning(optimization_args, 100, 100)  # for the errors: the number of steps is not known yet
+        settings_for_pruning(optimization_args, 1, 10**9)  # for the errors: the number of steps is not known yet
 
     splits = {
         "train": training_args.do_train,
