@@ -103,6 +103,11 @@ class DataTrainingArguments:
     n_best_size: int = field(default=20, metadata={"help": "Candidate answers kept for each question."})
     max_answer_length: int = field(default=30, metadata={"help": "Longest answer in tokens."})
 
+    @property
+    def fixed_width(self):
+        """Tokens that every batch is padded to, or `None` where each has its own width."""
+        return self.max_seq_length if self.pad_to_max_length else None
+
 
 def parse_arguments(optimization_arguments_class, argv=None):
     """Read the arguments of one run and refuse those that cannot work together.

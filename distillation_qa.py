@@ -6,13 +6,13 @@ Does not belong here: the distillation loss (`trainer_qa.py`).
 
 import hashlib
 import os
-from pathlib import Path
 
 import datasets
 import numpy as np
 import pyarrow as pa
 
 from inference_qa import Batches, forward_passes
+from utils_qa import feature_cache
 
 
 def add_teacher_logits(features, teacher, tokenizer, batch_size, cache_dir=None, device="cpu"):
@@ -36,9 +36,7 @@ def add_teacher_logits(features, teacher, tokenizer, batch_size, cache_dir=None,
     for name, values in teacher.state_dict().items():
         digest.update(name.encode())
         digest.update(values.cpu().numpy().tobytes())
-    folder = Path(cache_dir or datasets.config.HF_DATASETS_CACHE) / "qa_features"
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / f"{digest.hexdigest()[:32]}.teacher_logits"
+    path = feature_cache(cache_dir) / f"{digest.hexdigest()[:32]}.teacher_logits"
 
     batches = Batches(features, tokenizer, batch_size)
     first = np.concatenate(([0], np.cumsum(batches.lengths)))

@@ -209,8 +209,8 @@ def prepare_evaluation(examples, tokenizer, data_args, model_args, batch_size, m
         if split in examples:
             dataset = dataset_of(examples[split])
             features = prepare_features(dataset, tokenizer, data_args, model_args.cache_dir, f"{split} features")
-            width = data_args.max_seq_length if data_args.pad_to_max_length else None
-            prepared[name] = dataset, features, Batches(features, tokenizer, batch_size, width, multiple)
+            batches = Batches(features, tokenizer, batch_size, data_args.fixed_width, multiple)
+            prepared[name] = dataset, features, batches
     return prepared
 
 

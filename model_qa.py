@@ -133,6 +133,11 @@ def _from_pretrained(auto_class, flag, name, model_args, **kwargs):
         raise UsageError(f"--{flag} {name} cannot be loaded: {reason}{local}") from error
 
 
+def drop_stale_weights(output_dir):
+    """Remove a `model.safetensors` beside a newly saved `pytorch_model.bin`: being loaded first, it would win."""
+    (Path(output_dir) / "model.safetensors").unlink(missing_ok=True)
+
+
 def load_compressed(output_dir):
     """Load a saved model as its users do, with `INCModelForQuestionAnswering`, in evaluation mode."""
     from optimum.intel import INCModelForQuestionAnswering

@@ -6,13 +6,14 @@ Does not belong here: loading that folder again (`model_qa.py`) and running mode
 
 import os
 import tempfile
-from pathlib import Path
 
 import torch
 from neural_compressor import PostTrainingQuantConfig, set_workspace
 from neural_compressor.config import AccuracyCriterion, TuningCriterion
 from optimum.intel import INCQuantizer
 from tqdm.auto import tqdm
+
+from model_qa import drop_stale_weights
 
 # Largest difference between the logits in memory and after loading that counts as the same model.
 VERIFY_TOLERANCE = {
@@ -86,8 +87,7 @@ def quantize(model, config, output_dir, calibration=None, score=None):
             if score is None:
                 raise
             return None
-    # Where there is a model.safetensors it is loaded first: a left-over would win over what was saved now.
-    (Path(output_dir) / "model.safetensors").unlink(missing_ok=True)
+    drop_stale_weights(output_dir)
     return quantizer._quantized_model.eval()
 
 

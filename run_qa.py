@@ -228,13 +228,12 @@ def main():
                 features, teacher, tokenizer, batch_size, model_args.cache_dir, training_args.device
             )
 
-    width = data_args.max_seq_length if data_args.pad_to_max_length else None
     calibration = features.shuffle(seed=training_args.seed).select(range(min(len(features), CALIBRATION_FEATURES)))
     evaluated = prepared.get("eval", (None, None))
     trainer = QuestionAnsweringINCTrainer(
         model=model,
         args=training_args,
-        data_collator=FeatureCollator(tokenizer, width),
+        data_collator=FeatureCollator(tokenizer, data_args.fixed_width),
         train_dataset=features,
         eval_dataset=evaluated[1],
         eval_examples=evaluated[0],
@@ -242,7 +241,7 @@ def main():
         post_process_function=post_processing(data_args, output_dir),
         compute_metrics=lambda predictions: score(*predictions, data_args),
         # One batch: the observers' moving average would hardly look at the second one.
-        calibration=Batches(calibration, tokenizer, CALIBRATION_FEATURES, width),
+        calibration=Batches(calibration, tokenizer, CALIBRATION_FEATURES, data_args.fixed_width),
         task="question-answering",
         **configs,
     )

@@ -115,8 +115,7 @@ def main():
     if static:
         count, seed = optimization_args.num_calibration_samples, training_args.seed
         drawn = draw_features(dataset_of(examples["train"]), tokenizer, data_args, count, seed)
-        width = data_args.max_seq_length if data_args.pad_to_max_length else None
-        calibration = Batches(drawn, tokenizer, batch_size, width, multiple)
+        calibration = Batches(drawn, tokenizer, batch_size, data_args.fixed_width, multiple)
     inc_config = quantization_config(settings, optimization_args.quantization_approach, use_ipex, training_args.bf16)
     score = f1_of_trials(prepared["eval"], data_args) if "accuracy_criterion" in settings else None
     quantized = quantize(model, inc_config, output_dir, calibration, score)

@@ -5,7 +5,6 @@ Does not belong here: building the compression configurations (`compression_qa.p
 """
 
 import time
-from pathlib import Path
 
 import torch
 from neural_compressor.compression.callbacks import QuantizationAwareTrainingCallbacks
@@ -15,6 +14,7 @@ from transformers.trainer_utils import PredictionOutput, speed_metrics
 
 from compression_qa import align_weight_quantizers, calibrate_observers, freeze_observers, keep_survivors
 from inference_qa import Batches, predict_logits
+from model_qa import drop_stale_weights
 
 # Stands for "no probability" in masked logits. Minus infinity would turn 0 * -inf into NaN in the loss.
 MASKED_LOGIT = -1e9
@@ -171,8 +171,7 @@ class QuestionAnsweringINCTrainer(INCTrainer):
             # INCTrainer would add an empty quantization configuration, of which every loading complains.
             state_dict = self.model.state_dict()
         super()._save(output_dir, state_dict)
-        # Where there is a model.safetensors it is loaded first: a left-over would win over what was saved now.
-        (Path(output_dir or self.args.output_dir) / "model.safetensors").unlink(missing_ok=True)
+        drop_stale_weights(output_dir or self.args.output_dir)
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         """Mix the loss on the labels with the distillation loss, by the weights of INC's criterion.

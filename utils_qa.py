@@ -69,6 +69,13 @@ def draw_features(examples, tokenizer, data_args, count, seed):
     return datasets.Dataset(windows).select(generator.permutation(len(windows))[:count])
 
 
+def feature_cache(cache_dir=None):
+    """Make, if need be, and return the folder for what is computed from features; `cache_dir` as given by the user."""
+    folder = Path(cache_dir or datasets.config.HF_DATASETS_CACHE) / "qa_features"
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
 def prepare_features(examples, tokenizer, data_args, cache_dir=None, desc=None):
     """Split examples into windows of at most `max_seq_length` tokens.
 
@@ -96,8 +103,7 @@ def prepare_features(examples, tokenizer, data_args, cache_dir=None, desc=None):
     del vocabulary["truncation"], vocabulary["padding"]
     rules = (vocabulary, tokenizer.padding_side, tokenizer.model_input_names, settings)
     key = Hasher.hash((examples.with_format("arrow")[:].to_batches(), json.dumps(rules)))
-    folder = Path(cache_dir or datasets.config.HF_DATASETS_CACHE) / "qa_features"
-    folder.mkdir(parents=True, exist_ok=True)
+    folder = feature_cache(cache_dir)
     features = examples.with_format("arrow").map(
         _windows_of,
         batched=True,
