@@ -148,6 +148,8 @@ def parse_arguments(optimization_arguments_class, argv=None):
         type=lambda word: not string_to_bool(word),
         help="Pad batches to their longest feature, whatever the engine.",
     )
+    # Batches of one length have little padding: a third less to compute on SQuAD.
+    parser.set_defaults(group_by_length=True)
     # Without this TrainingArguments imports all of IPEX (8 s), to look for an Intel GPU where there is no NVIDIA one.
     parser.set_defaults(use_cpu=not torch.cuda.is_available())
     parser.error = _refuse

@@ -6,10 +6,12 @@ Does not belong here: building the compression configurations (`compression_qa.p
 
 import time
 
+import pyarrow.compute as pc
 import torch
 from neural_compressor.compression.callbacks import QuantizationAwareTrainingCallbacks
 from optimum.intel import INCTrainer
 from transformers import TrainerCallback
+from transformers.trainer_pt_utils import LengthGroupedSampler
 from transformers.trainer_utils import PredictionOutput, speed_metrics
 
 from compression_qa import align_weight_quantizers, calibrate_observers, freeze_observers, keep_survivors
@@ -57,6 +59,19 @@ class FeatureCollator:
                 logits[row, :, begin : begin + lengths[row]] = torch.tensor(feature["teacher_logits"])
             batch["teacher_logits"] = logits
         return dict(batch)
+
+
+class _GroupedByLength(LengthGroupedSampler):
+    """Features of similar length side by side, in an order that follows from the seed and the epoch alone."""
+
+    def __init__(self, batch_size, lengths, seed):
+        super().__init__(batch_size, lengths=lengths, generator=torch.Generator())
+        self.seed = seed
+        self.set_epoch(0)
+
+    def set_epoch(self, epoch):
+        """Called by accelerate's data loader."""
+        self.generator.manual_seed(self.seed + epoch)
 
 
 class _FrozenRanges(TrainerCallback):
@@ -113,6 +128,13 @@ class QuestionAnsweringINCTrainer(INCTrainer):
                     callback.register_hook("on_train_begin", self._start_observers)
             self.add_callback(_FrozenRanges(self))
         self.add_callback(_BeforeConversion(self))
+
+    def _get_train_sampler(self):
+        if not self.args.group_by_length:
+            return super()._get_train_sampler()
+        lengths = pc.list_value_length(self.train_dataset.with_format("arrow")["input_ids"]).to_pylist()
+        at_once = self.args.train_batch_size * self.args.gradient_accumulation_steps * self.args.world_size
+        return _GroupedByLength(at_once, lengths, self.args.seed if self.args.data_seed is None else self.args.data_seed)
 
     def _start_observers(self, dataloader=None):
         align_weight_quantizers(self.model)
