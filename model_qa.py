@@ -35,10 +35,10 @@ def load_config_and_tokenizer(model_args, data_args, needs_head):
 
     name = model_args.model_name_or_path
     config_flag = "config_name" if model_args.config_name else "model_name_or_path"
-    config = _from_pretrained(AutoConfig, config_flag, model_args.config_name or name, model_args)
+    config = from_pretrained(AutoConfig, config_flag, model_args.config_name or name, model_args)
     _refuse_missing_weights("model_name_or_path", name)
     _refuse_wrong_kind(config, "model_name_or_path", name, needs_head)
-    tokenizer = _from_pretrained(AutoTokenizer, "tokenizer_name", model_args.tokenizer_name or name, model_args)
+    tokenizer = from_pretrained(AutoTokenizer, "tokenizer_name", model_args.tokenizer_name or name, model_args)
     if not tokenizer.is_fast:
         raise UsageError(
             f"--tokenizer_name {tokenizer.name_or_path}: {type(tokenizer).__name__} gives no character positions; "
@@ -89,7 +89,7 @@ def load_model(model_args, config=None, flag="model_name_or_path", name=None):
     name = name or model_args.model_name_or_path
     _refuse_missing_weights(flag, name)
     kwargs = {} if config is None else {"config": config}
-    return _from_pretrained(AutoModelForQuestionAnswering, flag, name, model_args, **kwargs).eval()
+    return from_pretrained(AutoModelForQuestionAnswering, flag, name, model_args, **kwargs).eval()
 
 
 def check_teacher(name, tokenizer, model_args):
@@ -106,9 +106,9 @@ def check_teacher(name, tokenizer, model_args):
     from transformers import AutoConfig, AutoTokenizer
 
     flag = "teacher_model_name_or_path"
-    config = _from_pretrained(AutoConfig, flag, name, model_args)
+    config = from_pretrained(AutoConfig, flag, name, model_args)
     _refuse_wrong_kind(config, flag, name, needs_head=True)
-    theirs = _from_pretrained(AutoTokenizer, flag, name, model_args).get_vocab()
+    theirs = from_pretrained(AutoTokenizer, flag, name, model_args).get_vocab()
     ours = tokenizer.get_vocab()
     if theirs != ours:
         raise UsageError(
@@ -117,7 +117,19 @@ def check_teacher(name, tokenizer, model_args):
         )
 
 
-def _from_pretrained(auto_class, flag, name, model_args, **kwargs):
+def from_pretrained(auto_class, flag, name, model_args, **kwargs):
+    """Load a configuration, tokenizer or model, from a folder or from the hub; nothing in it is run.
+
+    Args:
+        auto_class: `AutoConfig`, `AutoTokenizer`, ...
+        flag: the argument that names it.
+        name: folder or hub name.
+        model_args: `ModelArguments`.
+        kwargs: further arguments of `auto_class.from_pretrained`.
+
+    Raises:
+        UsageError: it cannot be loaded.
+    """
     try:
         return auto_class.from_pretrained(
             name,

@@ -134,7 +134,9 @@ class QuestionAnsweringINCTrainer(INCTrainer):
             return super()._get_train_sampler()
         lengths = pc.list_value_length(self.train_dataset.with_format("arrow")["input_ids"]).to_pylist()
         at_once = self.args.train_batch_size * self.args.gradient_accumulation_steps * self.args.world_size
-        return _GroupedByLength(at_once, lengths, self.args.seed if self.args.data_seed is None else self.args.data_seed)
+        return _GroupedByLength(
+            at_once, lengths, self.args.seed if self.args.data_seed is None else self.args.data_seed
+        )
 
     def _start_observers(self, dataloader=None):
         align_weight_quantizers(self.model)

@@ -1,0 +1,73 @@
+"""Set the smallest weights of a language model to zero: what Prune Once For All starts from.
+
+    python prune_encoder_qa.py --model_name_or_path distilbert-base-uncased --target_sparsity 0.9 --output_dir sparse
+
+The same share is taken from each linear operator, by magnitude and without any training, and the result is ready for
+`run_qa.py --apply_pruning --pruning_approach pattern_lock`. The paper (Zafrir et al. 2021, arXiv 2111.05754) prunes
+little by little while the model goes on learning language, and so loses less; its models are on the hub.
+"""
+
+import argparse
+
+from arguments_qa import ModelArguments
+from environment_qa import (
+    UsageError,
+    check_output_dir,
+    check_stack,
+    command,
+    go_offline_without_hub,
+    kind_of,
+    make_output_dir,
+    quiet_libraries,
+)
+from model_qa import from_pretrained, load_model
+
+
+def prune(model, sparsity):
+    """Set the smallest weights of each linear operator to zero.
+
+    Args:
+        model: encoder, changed in place.
+        sparsity: share of zeros in each operator, from 0 to 1.
+    """
+    from compression_qa import prunable_weights
+
+    for weight in prunable_weights(model).values():
+        sizes = weight.abs().flatten()
+        smallest = sizes.topk(round(sparsity * sizes.numel()), largest=False).indices
+        weight.view(-1)[smallest] = 0.0
+
+
+@command
+def main():
+    parser = argparse.ArgumentParser(description="Set the smallest weights of each linear operator to zero.")
+    parser.add_argument("--model_name_or_path", required=True, help="folder or hub name of a language model")
+    parser.add_argument("--target_sparsity", type=float, default=0.9, help="share of zeros in each linear operator")
+    parser.add_argument("--output_dir", required=True, help="folder for the pruned model and its tokenizer")
+    args = parser.parse_args()
+    check_stack()
+    if not 0.0 <= args.target_sparsity < 1.0:
+        raise UsageError(f"--target_sparsity is {args.target_sparsity}; give a number from 0 to below 1")
+    check_output_dir(args.output_dir)
+    quiet_libraries()
+    if kind_of(args.model_name_or_path) is None:
+        go_offline_without_hub()
+
+    from transformers import AutoTokenizer
+
+    from compression_qa import sparsity_report
+
+    model_args = ModelArguments(args.model_name_or_path)
+    tokenizer = from_pretrained(AutoTokenizer, "model_name_or_path", args.model_name_or_path, model_args)
+    # The encoder inside: as question answering takes it, and without a head that nobody has trained.
+    model = load_model(model_args).base_model
+    prune(model, args.target_sparsity)
+    output_dir = make_output_dir(args.output_dir)
+    model.save_pretrained(output_dir)
+    tokenizer.save_pretrained(output_dir)
+    report = sparsity_report(model, sum(weights.numel() for weights in model.parameters()))
+    print(f"{output_dir}: sparsity {report['sparsity']:.6f} in {len(report['sparsity_per_op'])} linear operators")
+
+
+if __name__ == "__main__":
+    main()
