@@ -121,6 +121,9 @@ class QuestionAnsweringINCTrainer(INCTrainer):
         self.calibration = calibration
         if self.distillation_config is not None:
             self.distillation_config.teacher_model.requires_grad_(False).eval()
+        if self.quantization_config is not None and self.args.do_train:
+            # On a processor with bf16 INC puts the operators that stay in fp32 into bf16, and then cannot load them.
+            self._compression_manager.adaptor.use_bf16 = False
         if calibration is not None and self.quantization_config is not None and self.args.do_train:
             for callback in self._compression_manager.callbacks.callbacks_list:
                 if isinstance(callback, QuantizationAwareTrainingCallbacks):
