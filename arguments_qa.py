@@ -150,6 +150,8 @@ def parse_arguments(optimization_arguments_class, argv=None):
     )
     # Batches of one length have little padding: a third less to compute on SQuAD.
     parser.set_defaults(group_by_length=True)
+    # Checkpoints are there to continue from; all of a long run would fill the disk.
+    parser.set_defaults(save_total_limit=2)
     # Without this TrainingArguments imports all of IPEX (8 s), to look for an Intel GPU where there is no NVIDIA one.
     parser.set_defaults(use_cpu=not torch.cuda.is_available())
     parser.error = _refuse

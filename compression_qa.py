@@ -111,6 +111,50 @@ def freeze_observers(model):
         quantizer.disable_observer()
 
 
+def observers_are_frozen(model):
+    """Tell whether `freeze_observers` was called; the model's buffers hold that, so that checkpoints do."""
+    return not any(int(quantizer.observer_enabled) for quantizer in _activation_quantizers(model))
+
+
+def pruner_state(pruner):
+    """Return what one of INC's pruners has come to: steps, masks and scores, which it cannot save itself.
+
+    Args:
+        pruner: from the callbacks of INC's compression manager.
+
+    Returns:
+        Dictionary from the name of its part to the values of that part: numbers, tensors, and lists and dictionaries
+        of them.
+    """
+    return {
+        part: {name: value for name, value in vars(holder).items() if name not in _GIVEN and _is_state(value)}
+        for part, holder in _parts_of(pruner).items()
+    }
+
+
+def restore_pruner(pruner, state):
+    """Put a pruner into a state from `pruner_state`."""
+    for part, holder in _parts_of(pruner).items():
+        vars(holder).update(state[part])
+
+
+# What a pruner was built from, and is built from again.
+_GIVEN = ("config", "modules")
+
+
+def _parts_of(pruner):
+    parts = {name: getattr(pruner, name, None) for name in ("pattern", "scheduler", "criterion", "reg")}
+    return {"pruner": pruner, **{name: part for name, part in parts.items() if part is not None}}
+
+
+def _is_state(value):
+    if isinstance(value, dict):
+        return all(map(_is_state, value.values()))
+    if isinstance(value, (list, tuple)):
+        return all(map(_is_state, value))
+    return isinstance(value, (bool, int, float, torch.Tensor))
+
+
 def _activation_quantizers(model):
     return [
         module

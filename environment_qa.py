@@ -43,16 +43,27 @@ class UsageError(Exception):
         super().__init__(" ".join(message.split()))
 
 
+class SaveError(Exception):
+    """Something that a run made cannot be written, for want of room or rights."""
+
+
 def command(main):
-    """Decorate `main` so that a `UsageError` ends the process with its message on standard error and exit code 2."""
+    """Decorate `main` so that errors end the process with one line on standard error.
+
+    The exit code is 2 for a `UsageError`, 1 for a `SaveError`, and 130 for Ctrl-C.
+    """
 
     @functools.wraps(main)
     def run(*args, **kwargs):
+        rank = f"rank {os.environ['RANK']}: " if int(os.environ.get("WORLD_SIZE", "1")) > 1 else ""
         try:
             return main(*args, **kwargs)
-        except UsageError as error:
-            print(f"error: {error}", file=sys.stderr)
-            sys.exit(2)
+        except (UsageError, SaveError) as error:
+            print(f"error: {rank}{error}", file=sys.stderr)
+            sys.exit(2 if isinstance(error, UsageError) else 1)
+        except KeyboardInterrupt:
+            print(f"{rank}interrupted; the same command starts again", file=sys.stderr)
+            sys.exit(130)
 
     return run
 

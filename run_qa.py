@@ -21,8 +21,9 @@ from config_qa import (
     steps_of_epochs,
 )
 from data_qa import check_for_training, load_examples, source_of
-from environment_qa import UsageError, check_stack, command, make_output_dir
+from environment_qa import UsageError, check_stack, command
 from model_qa import check_teacher, load_compressed, load_config_and_tokenizer, load_model, verify
+from output_qa import check_owner, claim_output_dir, decisive_settings, last_checkpoint
 
 __all__ = ["DataTrainingArguments", "ModelArguments", "OptimizationArguments", "main"]
 
@@ -85,6 +86,10 @@ def check_optimization(optimization_args, training_args):
         raise UsageError("--generate_teacher_logits is given without --apply_distillation; add that flag")
     if optimization_args.apply_distillation and optimization_args.teacher_model_name_or_path is None:
         raise UsageError("--apply_distillation needs a teacher: give --teacher_model_name_or_path")
+    if training_args.load_best_model_at_end:
+        raise UsageError(
+            "--load_best_model_at_end does not work: the model that is saved is the one at the end; drop it"
+        )
     if training_args.use_ipex or training_args.bf16:
         raise UsageError("--use_ipex and --bf16 are for run_qa_post_training.py; leave them out here")
     if not 0.0 <= optimization_args.target_sparsity < 1.0:
@@ -148,14 +153,18 @@ def main():
     quantizing = optimization_args.apply_quantization
     pruning = optimization_args.apply_pruning
     distilling = optimization_args.apply_distillation
+    settings = {}
     if quantizing:
         path = find_config(optimization_args.quantization_config or "quantization.yml", "quantization_config")
-        quantization = quantization_settings("qat", path)
+        settings["quantization"] = quantization_settings("qat", path)
     if distilling:
         path = find_config(optimization_args.distillation_config or "distillation.yml", "distillation_config")
-        distillation = distillation_settings(path)
+        settings["distillation"] = distillation_settings(path)
     if pruning:
-        settings_for_pruning(optimization_args, 1, 10**9)  # for the errors: the number of steps is not known yet
+        # The number of steps is not known yet.
+        settings["pruning"] = settings_for_pruning(optimization_args, 1, 10**9)
+    decisive = decisive_settings(model_args, data_args, training_args, optimization_args, settings)
+    check_owner(training_args.output_dir, decisive, training_args.overwrite_output_dir)
 
     splits = {
         "train": training_args.do_train,
@@ -187,7 +196,8 @@ def main():
     batch_size = training_args.per_device_eval_batch_size
     model = load_model(model_args, config)
     prepared = prepare_evaluation(examples, tokenizer, data_args, model_args, batch_size)
-    output_dir = make_output_dir(training_args.output_dir)
+    output_dir = training_args.output_dir
+    claim_output_dir(output_dir, decisive, training_args.overwrite_output_dir)
     if not training_args.do_train:
         device = training_args.device
         evaluate_and_report(model.to(device), prepared, data_args, output_dir, device, saved=False)
@@ -209,7 +219,7 @@ def main():
     parameters = sum(weights.numel() for weights in model.parameters())
     configs = {}
     if quantizing:
-        configs["quantization_config"] = training_quantization_config(quantization, model)
+        configs["quantization_config"] = training_quantization_config(settings["quantization"], model)
     if pruning:
         batches_per_epoch = math.ceil(len(features) / (training_args.train_batch_size * training_args.world_size))
         steps_per_epoch = max(batches_per_epoch // training_args.gradient_accumulation_steps, 1)
@@ -220,7 +230,7 @@ def main():
     if distilling:
         name = optimization_args.teacher_model_name_or_path
         teacher = load_model(model_args, flag="teacher_model_name_or_path", name=name).to(training_args.device)
-        configs["distillation_config"] = distillation_config(distillation, teacher)
+        configs["distillation_config"] = distillation_config(settings["distillation"], teacher)
         if optimization_args.generate_teacher_logits:
             from distillation_qa import add_teacher_logits
 
@@ -245,7 +255,7 @@ def main():
         task="question-answering",
         **configs,
     )
-    trained = trainer.train(resume_from_checkpoint=training_args.resume_from_checkpoint)
+    trained = trainer.train(training_args.resume_from_checkpoint or last_checkpoint(output_dir))
     trainer.save_model(output_dir)
 
     metrics = {**trained.metrics, "train_samples": len(examples["train"])}

@@ -4,24 +4,44 @@ Belongs here: `INCTrainer` made to answer questions, and what has to happen insi
 Does not belong here: building the compression configurations (`compression_qa.py`) and features (`utils_qa.py`).
 """
 
+import itertools
+import random
+import signal
+import sys
 import time
+from pathlib import Path
 
 import pyarrow.compute as pc
 import torch
+from accelerate.utils import gather_object
 from neural_compressor.compression.callbacks import QuantizationAwareTrainingCallbacks
 from optimum.intel import INCTrainer
+from safetensors.torch import load_model, save_model
 from transformers import TrainerCallback
+from transformers.trainer import OPTIMIZER_NAME, SCHEDULER_NAME, TRAINER_STATE_NAME
 from transformers.trainer_pt_utils import LengthGroupedSampler
-from transformers.trainer_utils import PredictionOutput, speed_metrics
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, PredictionOutput, speed_metrics
+from transformers.utils import SAFE_WEIGHTS_NAME
 
-from compression_qa import align_weight_quantizers, calibrate_observers, freeze_observers, keep_survivors
+from compression_qa import (
+    align_weight_quantizers,
+    calibrate_observers,
+    freeze_observers,
+    keep_survivors,
+    observers_are_frozen,
+    pruner_state,
+    restore_pruner,
+)
 from inference_qa import Batches, predict_logits
 from model_qa import drop_stale_weights
+from output_qa import written_beside
 
 # Stands for "no probability" in masked logits. Minus infinity would turn 0 * -inf into NaN in the loss.
 MASKED_LOGIT = -1e9
 # Share of the training steps after which activation ranges are kept.
 FREEZE_AT = 0.5
+# File of a checkpoint with what neither model nor optimizer knows: pruners, random generators, the loss so far.
+PROGRESS_NAME = "progress.pt"
 
 
 class FeatureCollator:
@@ -61,13 +81,30 @@ class FeatureCollator:
         return dict(batch)
 
 
-class _GroupedByLength(LengthGroupedSampler):
-    """Features of similar length side by side, in an order that follows from the seed and the epoch alone."""
+class _TrainingOrder(LengthGroupedSampler):
+    """Features of similar length side by side, in an order that follows from the seed and the epoch alone.
 
-    def __init__(self, batch_size, lengths, seed):
-        super().__init__(batch_size, lengths=lengths, generator=torch.Generator())
-        self.seed = seed
+    Args:
+        args: `TrainingArguments`.
+        lengths: tokens of each feature.
+    """
+
+    def __init__(self, args, lengths):
+        # All that goes into one optimizer step is of one length.
+        together = args.train_batch_size * args.gradient_accumulation_steps * args.world_size
+        super().__init__(together, lengths=lengths, generator=torch.Generator())
+        self.seed = args.seed if args.data_seed is None else args.data_seed
+        self.used = len(lengths)
+        if args.gradient_accumulation_steps > 1 and len(lengths) > together:
+            # The loop counts whole optimizer steps in an epoch, and would carry the rest over into the next.
+            self.used -= len(lengths) % together
         self.set_epoch(0)
+
+    def __len__(self):
+        return self.used
+
+    def __iter__(self):
+        return itertools.islice(super().__iter__(), self.used)
 
     def set_epoch(self, epoch):
         """Called by accelerate's data loader."""
@@ -81,13 +118,59 @@ class _FrozenRanges(TrainerCallback):
     """
 
     def __init__(self, trainer):
-        self.trainer, self.frozen = trainer, False
+        self.trainer = trainer
 
     def on_step_begin(self, args, state, control, **kwargs):
-        if not self.frozen and state.global_step >= FREEZE_AT * state.max_steps:
+        if state.global_step >= FREEZE_AT * state.max_steps and not observers_are_frozen(self.trainer.model):
             self.trainer._start_observers()
             freeze_observers(self.trainer.model)
-            self.frozen = True
+
+
+class _LossSoFar(TrainerCallback):
+    """Put back the loss of the steps before the checkpoint, which the loop starts from zero."""
+
+    def __init__(self, trainer):
+        self.trainer = trainer
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        if self.trainer._progress is not None:
+            self.trainer._total_loss_scalar = self.trainer._progress["loss"]
+
+
+class _StopOnSignal(TrainerCallback):
+    """Leave with a checkpoint when the process is told to end (SIGTERM, Ctrl-C); a second time it ends at once."""
+
+    SIGNALS = (signal.SIGTERM, signal.SIGINT)
+
+    def __init__(self, device):
+        self.received, self.device = 0, device
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        self.handlers = {number: signal.signal(number, self._receive) for number in self.SIGNALS}
+
+    def _receive(self, number, frame):
+        self.received = number
+        for each in self.SIGNALS:
+            signal.signal(each, signal.SIG_DFL)
+
+    def on_step_end(self, args, state, control, **kwargs):
+        if args.world_size > 1:
+            # Each process is told at a moment of its own; all of them leave after the same step.
+            received = torch.tensor(self.received, device=self.device)
+            torch.distributed.all_reduce(received, torch.distributed.ReduceOp.MAX)
+            self.received = int(received)
+        if self.received:
+            control.should_save, control.should_evaluate = True, False
+
+    def on_save(self, args, state, control, **kwargs):
+        if self.received:
+            if state.is_world_process_zero:
+                print(f"stopped after step {state.global_step} of {state.max_steps}; the same command continues there")
+            sys.exit(128 + self.received)
+
+    def on_train_end(self, args, state, control, **kwargs):
+        for number, handler in self.handlers.items():
+            signal.signal(number, handler)
 
 
 class _BeforeConversion(TrainerCallback):
@@ -101,6 +184,18 @@ class _BeforeConversion(TrainerCallback):
         self.trainer.model.eval()
         if self.trainer.pruning_config is not None:
             keep_survivors(self.trainer.model)
+
+
+def _random_state():
+    """Return the states of the generators that layers draw from, as tensors and plain values."""
+    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
+    return {"python": random.getstate(), "torch": torch.get_rng_state(), "cuda": cuda}
+
+
+def _restore_random_state(state):
+    random.setstate(state["python"])
+    torch.set_rng_state(state["torch"].cpu())
+    torch.cuda.set_rng_state_all([each.cpu() for each in state["cuda"]])
 
 
 class QuestionAnsweringINCTrainer(INCTrainer):
@@ -121,29 +216,74 @@ class QuestionAnsweringINCTrainer(INCTrainer):
         self.calibration = calibration
         if self.distillation_config is not None:
             self.distillation_config.teacher_model.requires_grad_(False).eval()
-        if self.quantization_config is not None and self.args.do_train:
+        self._quantizing = self.quantization_config is not None and self._compression_manager is not None
+        if self._quantizing:
             # On a processor with bf16 INC puts the operators that stay in fp32 into bf16, and then cannot load them.
             self._compression_manager.adaptor.use_bf16 = False
-        if calibration is not None and self.quantization_config is not None and self.args.do_train:
-            for callback in self._compression_manager.callbacks.callbacks_list:
-                if isinstance(callback, QuantizationAwareTrainingCallbacks):
-                    # INC's own hook, which comes first, puts the observers and fake-quant operators into the model.
-                    callback.register_hook("on_train_begin", self._start_observers)
             self.add_callback(_FrozenRanges(self))
         self.add_callback(_BeforeConversion(self))
+        self._progress = None
+        self.add_callback(_LossSoFar(self))
+        self.add_callback(_StopOnSignal(self.args.device))
+
+    @property
+    def _pruners(self):
+        callbacks = self._compression_manager.callbacks.callbacks_list if self._compression_manager else []
+        return [pruner for callback in callbacks for pruner in getattr(callback, "pruners", [])]
+
+    def train(self, resume_from_checkpoint=None, **kwargs):
+        """Train as `INCTrainer` does; a checkpoint continues to the very weights of a run that was never cut off."""
+        if self._quantizing:
+            # INC's hook puts observers and fake-quant operators into the model. In INCTrainer's loop it would come too
+            # late: after a checkpoint, which holds their state, is loaded, and after processes agree on the buffers.
+            adaptor = self._compression_manager.adaptor
+            for callback in self._compression_manager.callbacks.callbacks_list:
+                if isinstance(callback, QuantizationAwareTrainingCallbacks):
+                    callback.remove_hook("on_train_begin", adaptor._pre_hook_for_qat)
+            adaptor._pre_hook_for_qat()
+            align_weight_quantizers(self.model)
+            self._start_observers()
+        return super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
 
     def _get_train_sampler(self):
         if not self.args.group_by_length:
             return super()._get_train_sampler()
         lengths = pc.list_value_length(self.train_dataset.with_format("arrow")["input_ids"]).to_pylist()
-        at_once = self.args.train_batch_size * self.args.gradient_accumulation_steps * self.args.world_size
-        return _GroupedByLength(
-            at_once, lengths, self.args.seed if self.args.data_seed is None else self.args.data_seed
-        )
+        return _TrainingOrder(self.args, lengths)
 
-    def _start_observers(self, dataloader=None):
-        align_weight_quantizers(self.model)
+    def _start_observers(self):
         calibrate_observers(self.model, self.calibration, self.args.device)
+
+    def _maybe_log_save_evaluate(self, tr_loss, *args):
+        self._unlogged_loss = tr_loss
+        super()._maybe_log_save_evaluate(tr_loss, *args)
+
+    def _save_checkpoint(self, model, trial, metrics=None):
+        self.store_flos()
+        name = f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
+        progress = {
+            "pruners": [pruner_state(pruner) for pruner in self._pruners],
+            "random": gather_object([_random_state()]),
+            "loss": self._total_loss_scalar + float(self._unlogged_loss),
+        }
+        if self.is_world_process_zero():
+            with written_beside(self.args.output_dir, name) as folder:
+                save_model(self.model, folder / SAFE_WEIGHTS_NAME)
+                torch.save(self.optimizer.state_dict(), folder / OPTIMIZER_NAME)
+                torch.save(self.lr_scheduler.state_dict(), folder / SCHEDULER_NAME)
+                torch.save(progress, folder / PROGRESS_NAME)
+                self.state.save_to_json(folder / TRAINER_STATE_NAME)
+            self._rotate_checkpoints(output_dir=self.args.output_dir)
+
+    def _load_from_checkpoint(self, resume_from_checkpoint, model=None):
+        folder = Path(resume_from_checkpoint)
+        load_model(self.model, folder / SAFE_WEIGHTS_NAME)
+        self._progress = torch.load(folder / PROGRESS_NAME, map_location=self.args.device, weights_only=True)
+        for pruner, state in zip(self._pruners, self._progress["pruners"], strict=True):
+            restore_pruner(pruner, state)
+
+    def _load_rng_state(self, checkpoint):
+        _restore_random_state(self._progress["random"][self.args.process_index])
 
     def evaluate(self, eval_dataset=None, eval_examples=None, ignore_keys=None, metric_key_prefix="eval"):
         """Answer and score the evaluation examples.
@@ -197,8 +337,10 @@ class QuestionAnsweringINCTrainer(INCTrainer):
         if state_dict is None and self.quantization_config is None:
             # INCTrainer would add an empty quantization configuration, of which every loading complains.
             state_dict = self.model.state_dict()
-        super()._save(output_dir, state_dict)
-        drop_stale_weights(output_dir or self.args.output_dir)
+        output_dir = output_dir or self.args.output_dir
+        with written_beside(output_dir) as folder:
+            super()._save(str(folder), state_dict)
+        drop_stale_weights(output_dir)
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         """Mix the loss on the labels with the distillation loss, by the weights of INC's criterion.
