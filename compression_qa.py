@@ -16,6 +16,7 @@ from neural_compressor.config import KnowledgeDistillationLossConfig
 from torch.ao.quantization import FakeQuantize, FakeQuantizeBase
 
 from inference_qa import forward_passes
+from output_qa import write_text
 
 
 def training_quantization_config(settings, model):
@@ -206,7 +207,7 @@ def save_sparsity(report, output_dir):
     path = Path(output_dir) / "inc_config.json"
     content = json.loads(path.read_text(encoding="utf-8"))
     content["pruning"].update(report)
-    path.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    write_text(path, json.dumps(content, indent=2, sort_keys=True) + "\n")
 
 
 def pruning_config(settings):

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from tqdm.auto import tqdm
 
+from output_qa import write_text
 from utils_qa import compute_metrics, dataset_of, extract_answers, prepare_features, write_answers
 
 
@@ -245,7 +246,7 @@ def save_results(metrics, output_dir, split):
     merged = json.loads(merged_path.read_text(encoding="utf-8")) if merged_path.is_file() else {}
     merged.update(metrics)
     for path, content in ((folder / f"{split}_results.json", metrics), (merged_path, merged)):
-        path.write_text(json.dumps(content, indent=4, sort_keys=True) + "\n", encoding="utf-8")
+        write_text(path, json.dumps(content, indent=4, sort_keys=True) + "\n")
 
 
 def show_results(title, metrics):

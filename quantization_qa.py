@@ -14,6 +14,7 @@ from optimum.intel import INCQuantizer
 from tqdm.auto import tqdm
 
 from model_qa import drop_stale_weights
+from output_qa import written_beside
 
 # Largest difference between the logits in memory and after loading that counts as the same model.
 VERIFY_TOLERANCE = {
@@ -81,7 +82,8 @@ def quantize(model, config, output_dir, calibration=None, score=None):
         set_workspace(workspace)
         os.environ["FORCE_BF16"] = "0" if config.excluded_precisions else "1"
         try:
-            quantizer.quantize(config, save_directory=output_dir)
+            with written_beside(output_dir) as folder:
+                quantizer.quantize(config, save_directory=folder)
         except RuntimeError:
             # INC returns no model, and optimum-intel says so in these words, when no trial met the criterion.
             if score is None:

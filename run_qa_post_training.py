@@ -14,8 +14,9 @@ from dataclasses import dataclass, field
 from arguments_qa import DataTrainingArguments, ModelArguments, parse_arguments, positive
 from config_qa import find_config, quantization_settings
 from data_qa import load_examples
-from environment_qa import UsageError, check_stack, command, make_output_dir
+from environment_qa import UsageError, check_stack, command
 from model_qa import load_compressed, load_config_and_tokenizer, load_model, verify
+from output_qa import check_owner, claim_output_dir, decisive_settings, saving
 
 # Widths that IPEX batches are padded to are multiples of this.
 IPEX_WIDTH_STEP = 64
@@ -91,6 +92,8 @@ def main():
         )
     if quantizing and optimization_args.verify_loading and not any(splits.values()):
         raise UsageError("--verify_loading compares logits on real questions: give --do_eval or --do_predict as well")
+    decisive = decisive_settings(model_args, data_args, training_args, optimization_args, {"quantization": settings})
+    check_owner(training_args.output_dir, decisive, training_args.overwrite_output_dir)
     examples = load_examples(data_args, model_args, [split for split, needed in splits.items() if needed])
     config, tokenizer = load_config_and_tokenizer(model_args, data_args, needs_head=True)
 
@@ -103,7 +106,8 @@ def main():
     batch_size = training_args.per_device_eval_batch_size
     model = load_model(model_args, config)
     prepared = prepare_evaluation(examples, tokenizer, data_args, model_args, batch_size, multiple)
-    output_dir = make_output_dir(training_args.output_dir)
+    output_dir = training_args.output_dir
+    claim_output_dir(output_dir, decisive, training_args.overwrite_output_dir)
     if not quantizing:
         device = training_args.device
         evaluate_and_report(model.to(device), prepared, data_args, output_dir, device, saved=False)
@@ -122,7 +126,8 @@ def main():
     if quantized is None:
         print("no trial met the accuracy criterion; nothing was saved")
         sys.exit(1)
-    tokenizer.save_pretrained(output_dir)
+    with saving(output_dir):
+        tokenizer.save_pretrained(output_dir)
     # What is verified and evaluated is what its users will load.
     loaded = load_compressed(output_dir)
     if optimization_args.verify_loading:

@@ -22,6 +22,7 @@ from datasets.fingerprint import Hasher
 from tqdm.auto import tqdm
 
 from environment_qa import PROJECT_DIR, UsageError
+from output_qa import write_text
 
 logger = logging.getLogger(__name__)
 
@@ -484,13 +485,13 @@ def write_answers(answers, output_dir, prefix=None):
     folder = Path(output_dir)
     prefix = f"{prefix}_" if prefix else ""
     _write_json(folder / f"{prefix}predictions.json", answers.predictions)
-    (folder / f"{prefix}nbest_predictions.json").write_text(_nbest_json(answers.nbest), encoding="utf-8")
+    write_text(folder / f"{prefix}nbest_predictions.json", _nbest_json(answers.nbest))
     if answers.null_odds is not None:
         _write_json(folder / f"{prefix}null_odds.json", answers.null_odds)
 
 
 def _write_json(path, content):
-    path.write_text(json.dumps(content, indent=4) + "\n", encoding="utf-8")
+    write_text(path, json.dumps(content, indent=4) + "\n")
 
 
 def _nbest_json(nbest):

@@ -1,0 +1,176 @@
+"""Trainings that are killed, stopped or run out of disk, and go on: the weights of a run that was never cut off.
+
+The tests kill once for each recipe. By hand, 20 times at random moments, saves included:
+
+    python tests/test_resume.py 20
+"""
+
+import json
+import random
+import resource
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+SAMPLE = ROOT / "sample"
+TEACHER = ("--apply_distillation", "--teacher_model_name_or_path", str(SAMPLE / "distilbert-qa-teacher"))
+RECIPES = {
+    "quantization": ("--apply_quantization",),
+    "distillation": TEACHER,
+    "all three": (
+        *("--apply_quantization", "--apply_pruning", "--pruning_approach", "snip_momentum_progressive"),
+        *(*TEACHER, "--generate_teacher_logits"),
+    ),
+    **{
+        f"pruning, {approach}": ("--apply_pruning", "--target_sparsity", "0.5", "--pruning_approach", approach)
+        for approach in ("snip_momentum", "magnitude_progressive", "gradient", "pattern_lock")
+    },
+}
+LAST_STEP = 36
+
+pytestmark = pytest.mark.recipe
+
+
+def command(folder, *flags):
+    """Return the words of a training of 36 steps with a checkpoint after every fifth."""
+    words = [sys.executable, str(ROOT / "run_qa.py"), "--model_name_or_path", str(SAMPLE / "distilbert-qa")]
+    words += ["--train_file", str(SAMPLE / "train.json"), "--do_train", "--max_train_samples", "80", "--no_cuda"]
+    words += ["--max_steps", str(LAST_STEP), "--per_device_train_batch_size", "4", "--learning_rate", "1e-4"]
+    words += ["--gradient_accumulation_steps", "2", "--save_steps", "5", "--disable_tqdm", "true"]
+    return [*words, "--output_dir", str(folder), *flags]
+
+
+def run(folder, *flags, **kwargs):
+    return subprocess.run(command(folder, *flags), capture_output=True, text=True, timeout=600, **kwargs)
+
+
+def weights(folder):
+    """Return the saved values by name; those of int8 weights as integers, with their scales."""
+    import torch
+
+    values = {}
+    for name, value in torch.load(Path(folder) / "pytorch_model.bin", weights_only=False).items():
+        if isinstance(value, torch.Tensor) and value.is_quantized:
+            values[f"{name} scales"] = (
+                value.q_per_channel_scales() if value.qscheme() == torch.per_channel_affine else 0
+            )
+            value = value.int_repr()
+        values[name] = value
+    return values
+
+
+def differences(folder, other):
+    """Return the names of the saved values that differ in any bit."""
+    import torch
+
+    first, second = weights(folder), weights(other)
+    assert first.keys() == second.keys()
+    return [
+        name
+        for name, value in first.items()
+        if not (torch.equal(value, second[name]) if isinstance(value, torch.Tensor) else value == second[name])
+    ]
+
+
+def kill_again_and_again(folder, flags, moments):
+    """Start a training, kill it after each of `moments` (seconds), let it finish; return the checkpoints it had."""
+    had = []
+    for moment in moments:
+        process = subprocess.Popen(command(folder, *flags), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        time.sleep(moment)
+        process.kill()
+        process.wait()
+        had.append(sorted(path.name for path in Path(folder).glob("checkpoint-*")))
+    finished = run(folder, *flags)
+    assert finished.returncode == 0, finished.stderr
+    return had
+
+
+def kill_after_checkpoint(folder, flags, step):
+    process = subprocess.Popen(command(folder, *flags), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    while not (folder / f"checkpoint-{step}").exists():
+        assert process.poll() is None, process.stderr.read().decode()
+        time.sleep(0.01)
+    process.kill()
+    process.wait()
+
+
+@pytest.mark.parametrize("flags", RECIPES.values(), ids=RECIPES)
+def test_a_killed_training_ends_with_the_weights_of_one_that_was_not(flags, tmp_path):
+    assert run(tmp_path / "whole", *flags).returncode == 0
+    kill_after_checkpoint(tmp_path / "cut", flags, 15)
+    assert not (tmp_path / "cut" / "pytorch_model.bin").exists()
+    finished = run(tmp_path / "cut", *flags)
+    assert finished.returncode == 0, finished.stderr
+    assert differences(tmp_path / "whole", tmp_path / "cut") == []
+    losses = [
+        json.loads((tmp_path / name / "train_results.json").read_text())["train_loss"] for name in ("whole", "cut")
+    ]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-4)
+
+
+def test_a_training_that_is_told_to_stop_saves_and_says_how_to_go_on(tmp_path):
+    folder = tmp_path / "out"
+    for number, code in ((signal.SIGTERM, 143), (signal.SIGINT, 130)):
+        before = set(folder.glob("checkpoint-*"))
+        process = subprocess.Popen(command(folder), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        while not set(folder.glob("checkpoint-*")) - before:
+            assert process.poll() is None, process.stderr.read()
+            time.sleep(0.01)
+        process.send_signal(number)
+        output, _ = process.communicate(timeout=300)
+        assert process.returncode == code
+        assert "the same command continues there" in output
+        step = int(output.split("stopped after step ")[1].split()[0])
+        assert (folder / f"checkpoint-{step}" / "model.safetensors").exists()
+    assert run(folder).returncode == 0
+
+
+def test_a_full_disk_leaves_the_last_good_checkpoint(tmp_path):
+    folder = tmp_path / "out"
+    kill_after_checkpoint(folder, (), 5)
+    good = max(folder.glob("checkpoint-*"), key=lambda path: int(path.name.split("-")[1]))
+    content = {path.name: path.read_bytes() for path in good.iterdir()}
+
+    def no_room():
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, 1_000_000))
+
+    finished = run(folder, preexec_fn=no_room)
+    assert finished.returncode == 1
+    errors = [line for line in finished.stderr.splitlines() if line.startswith("error: ")]
+    assert len(errors) == 1 and "cannot be written" in errors[0] and "Traceback" not in finished.stderr
+    assert {path.name: path.read_bytes() for path in good.iterdir()} == content
+    assert not (folder / "pytorch_model.bin").exists()
+    assert not list(folder.glob(".unfinished*"))
+
+
+def test_another_run_is_not_continued(tmp_path):
+    folder = tmp_path / "out"
+    kill_after_checkpoint(folder, ("--apply_pruning",), 5)
+    kept = sorted(folder.rglob("*"))
+    finished = run(folder, "--apply_pruning", "--target_sparsity", "0.3", "--pruning_approach", "snip")
+    assert finished.returncode == 2
+    for difference in ("target_sparsity 0.1 (now 0.3)", "pruning_approach snip_momentum (now snip)"):
+        assert difference in finished.stderr
+    assert sorted(folder.rglob("*")) == kept
+
+
+if __name__ == "__main__":
+    kills = int(sys.argv[1])
+    for name, flags in RECIPES.items():
+        with tempfile.TemporaryDirectory() as place:
+            begin = time.monotonic()
+            assert run(Path(place) / "whole", *flags).returncode == 0
+            draw = random.Random(name)
+            moments = [draw.uniform(0, time.monotonic() - begin) for _ in range(kills)]
+            had = kill_again_and_again(Path(place) / "cut", flags, moments)
+            inside = sum(bool(checkpoints) for checkpoints in had)
+            different = differences(Path(place) / "whole", Path(place) / "cut")
+            print(f"{name}: {kills} kills, {inside} with a checkpoint to go on from, {len(different)} tensors differ")
