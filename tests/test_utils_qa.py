@@ -215,6 +215,15 @@ def test_features_of_wild_texts(side, examples, max_seq_length, doc_stride, toke
 
 
 @pytest.mark.parametrize("side", ["right", "left"])
+@hypothesis.settings(max_examples=60)
+@hypothesis.given(examples=wild_examples(), max_seq_length=st.integers(24, 48), doc_stride=st.integers(0, 12))
+def test_features_are_those_of_the_textbook(side, examples, max_seq_length, doc_stride, tokenizer, left_tokenizer):
+    used = tokenizer if side == "right" else left_tokenizer
+    expected = textbook_qa.features_of(examples, used, max_seq_length, doc_stride, padding=False)
+    assert list(features_of(examples, used, max_seq_length, doc_stride)) == expected
+
+
+@pytest.mark.parametrize("side", ["right", "left"])
 @pytest.mark.parametrize(("max_seq_length", "doc_stride"), [(384, 128), (64, 16), (32, 0), (32, 13)])
 def test_features_of_the_sample_questions(side, max_seq_length, doc_stride, tokenizer, left_tokenizer):
     used = tokenizer if side == "right" else left_tokenizer
