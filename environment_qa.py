@@ -8,6 +8,7 @@ Does not belong here: the arguments themselves (`arguments_qa.py`) and anything 
 import functools
 import importlib.metadata
 import logging
+import math
 import os
 import socket
 import sys
@@ -15,9 +16,6 @@ import urllib.parse
 import urllib.request
 import warnings
 from pathlib import Path
-
-# IPEX imports torch's compiler, which would start idle workers of 600 MB each.
-os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", "1")
 
 PROJECT_DIR = Path(__file__).resolve().parent
 
@@ -30,6 +28,86 @@ STACK = {
     "transformers": "4.45",
     "numpy": "1.26",
 }
+
+
+def physical_cores(cpus, root=Path("/")):
+    """Count the cores behind some logical processors; two hardware threads of one core do not compute twice as much.
+
+    Args:
+        cpus: numbers of logical processors.
+        root: where `sys` is.
+    """
+    siblings = set()
+    for cpu in cpus:
+        path = root / f"sys/devices/system/cpu/cpu{cpu}/topology/thread_siblings_list"
+        siblings.add(path.read_text() if path.is_file() else cpu)
+    return len(siblings)
+
+
+def cpu_quota(root=Path("/")):
+    """Return how many processors' time the process may use, as a container's limit sets it; infinity without one.
+
+    Args:
+        root: where `proc` and `sys` are.
+    """
+    quotas = [math.inf]
+    groups = root / "proc/self/cgroup"
+    for line in groups.read_text().splitlines() if groups.is_file() else ():
+        _, controllers, group = line.split(":", 2)
+        if controllers and "cpu" not in controllers.split(","):
+            continue
+        top = root / "sys/fs/cgroup" / ("cpu" if controllers else "")
+        # The limits of all groups above hold as well. Inside a container the path may be that of the machine outside.
+        place = top / group.lstrip("/")
+        for folder in (place, *place.parents):
+            if (folder / "cpu.max").is_file():  # version 2
+                quota, period = (folder / "cpu.max").read_text().split()
+            elif (folder / "cpu.cfs_quota_us").is_file():  # version 1
+                quota, period = ((folder / f"cpu.cfs_{name}_us").read_text().strip() for name in ("quota", "period"))
+            else:
+                continue
+            if quota not in ("max", "-1"):
+                quotas.append(int(quota) / int(period))
+    return min(quotas)
+
+
+def default_threads(environ, cpus, root=Path("/")):
+    """Return the number of threads that a process should compute with where the user did not say.
+
+    That is the physical cores that it may run on, within its container's limit, shared among the processes that
+    torchrun starts on the machine. PyTorch by itself looks at neither of the last two.
+
+    Args:
+        environ: environment variables (`LOCAL_WORLD_SIZE`, set by torchrun).
+        cpus: logical processors that the process may run on.
+        root: where `proc` and `sys` are.
+    """
+    cores = min(physical_cores(cpus, root), cpu_quota(root))
+    return max(int(cores) // int(environ.get("LOCAL_WORLD_SIZE", 1)), 1)
+
+
+def threads_were_chosen(environ, started_with):
+    """Tell whether `OMP_NUM_THREADS` is the user's choice.
+
+    torchrun sets it to 1 where the user did not, which would leave most cores of a large machine idle.
+
+    Args:
+        environ: environment variables of the process.
+        started_with: path of the environment that the parent process, torchrun for instance, was started with.
+    """
+    if environ.get("OMP_NUM_THREADS") != "1" or int(environ.get("LOCAL_WORLD_SIZE", 1)) == 1:
+        return "OMP_NUM_THREADS" in environ
+    try:
+        variables = started_with.read_bytes().split(b"\0")
+    except OSError:
+        return True
+    return any(variable.startswith(b"OMP_NUM_THREADS=") for variable in variables)
+
+
+# IPEX imports torch's compiler, which would start idle workers of 600 MB each.
+os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", "1")
+if not threads_were_chosen(os.environ, Path(f"/proc/{os.getppid()}/environ")):
+    os.environ["OMP_NUM_THREADS"] = str(default_threads(os.environ, os.sched_getaffinity(0)))
 
 
 class UsageError(Exception):

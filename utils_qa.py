@@ -7,9 +7,10 @@ Features are stored unpadded; whatever forms a batch pads it. So the CLS token o
 position `i` of its logits is token `i` of its `input_ids`.
 """
 
+import hashlib
 import json
 import logging
-from itertools import chain
+from itertools import chain, repeat
 from json.encoder import encode_basestring_ascii
 from pathlib import Path
 from typing import NamedTuple
@@ -18,8 +19,9 @@ import datasets
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from datasets.fingerprint import Hasher
 from tqdm.auto import tqdm
+from transformers.tokenization_utils_base import TruncationStrategy
+from transformers.utils import PaddingStrategy
 
 from environment_qa import PROJECT_DIR, UsageError
 from output_qa import write_text
@@ -99,11 +101,15 @@ def prepare_features(examples, tokenizer, data_args, cache_dir=None, desc=None):
         UsageError: a question is so long that the windows could not advance through its context.
     """
     settings = {"max_seq_length": data_args.max_seq_length, "doc_stride": data_args.doc_stride}
-    vocabulary = json.loads(tokenizer.backend_tokenizer.to_str())
-    # The last call leaves its own settings there.
-    del vocabulary["truncation"], vocabulary["padding"]
-    rules = (vocabulary, tokenizer.padding_side, tokenizer.model_input_names, settings)
-    key = Hasher.hash((examples.with_format("arrow")[:].to_batches(), json.dumps(rules)))
+    backend = tokenizer.backend_tokenizer
+    # The last call leaves its own settings there, and every call makes its own.
+    backend.no_truncation()
+    backend.no_padding()
+    rules = (backend.to_str(), tokenizer.padding_side, tokenizer.model_input_names, settings)
+    digest = hashlib.sha256(json.dumps(rules).encode())
+    for batch in examples.with_format("arrow")[:].to_batches(max_chunksize=1000):
+        digest.update(batch.serialize())
+    key = digest.hexdigest()[:32]
     folder = feature_cache(cache_dir)
     features = examples.with_format("arrow").map(
         _windows_of,
@@ -125,44 +131,56 @@ def _windows_of(batch, tokenizer, max_seq_length, doc_stride):
     contexts = batch["context"].to_pylist()
     question_first = tokenizer.padding_side == "right"
     _refuse_long_questions(batch["id"].to_pylist(), questions, tokenizer, max_seq_length, doc_stride)
-    encoded = tokenizer(
-        questions if question_first else contexts,
-        contexts if question_first else questions,
-        truncation="only_second" if question_first else "only_first",
+    tokenizer.set_truncation_and_padding(
+        padding_strategy=PaddingStrategy.DO_NOT_PAD,
+        truncation_strategy=TruncationStrategy.ONLY_SECOND if question_first else TruncationStrategy.ONLY_FIRST,
         max_length=max_seq_length,
         stride=doc_stride,
-        return_overflowing_tokens=True,
-        return_offsets_mapping=True,
-        padding=False,
+        pad_to_multiple_of=None,
+        padding_side=None,
     )
-    example_of = np.asarray(encoded["overflow_to_sample_mapping"])
-    lengths = np.fromiter(map(len, encoded["input_ids"]), dtype=np.int64, count=len(example_of))
-    first_token = np.concatenate(([0], np.cumsum(lengths)))
-    total = int(first_token[-1])
+    pairs = list(zip(questions, contexts, strict=True) if question_first else zip(contexts, questions, strict=True))
+    # Not through the tokenizer's own call: it makes Python lists of all that an encoding knows, twice over.
+    encodings = tokenizer.backend_tokenizer.encode_batch(pairs)
+    windows_of_each = [[encoding, *encoding.overflowing] for encoding in encodings]
+    example_of = np.repeat(np.arange(len(batch)), [len(windows) for windows in windows_of_each])
+    windows = list(chain.from_iterable(windows_of_each))
 
-    offsets = np.empty((total, 2), dtype=np.int32)
-    in_context = np.empty(total, dtype=bool)
+    # The context is one unbroken run of tokens in each window; what is around it has no place in the context.
     context_sequence = 1 if question_first else 0
-    for window, begin in enumerate(first_token[:-1]):
-        end = begin + lengths[window]
-        offsets[begin:end] = encoded["offset_mapping"][window]
-        in_context[begin:end] = np.array(encoded.sequence_ids(window), dtype=np.float32) == context_sequence
+    sequences = [window.sequence_ids for window in windows]
+    counts = np.array([sequence.count(context_sequence) for sequence in sequences], dtype=np.int64)
+    begins = np.array(
+        [sequence.index(context_sequence) if count else 0 for sequence, count in zip(sequences, counts, strict=True)],
+        dtype=np.int64,
+    )
+    spans = chain.from_iterable(
+        window.offsets[begin : begin + count] for window, begin, count in zip(windows, begins, counts, strict=True)
+    )
+    offsets = np.fromiter(chain.from_iterable(spans), dtype=np.int32, count=2 * counts.sum()).reshape(-1, 2)
+    first_span = np.concatenate(([0], np.cumsum(counts)))
+    starts, ends = label_windows(offsets, first_span, begins, _first_answers(batch)[example_of])
 
-    starts, ends = label_windows(offsets, in_context, first_token, _first_answers(batch)[example_of])
-    boundaries = pa.array(first_token, type=pa.int32())
-    table = {
-        name: pa.ListArray.from_arrays(
-            boundaries,
-            pa.array(np.fromiter(chain.from_iterable(encoded[name]), dtype=_dtype_of(name), count=total)),
-        )
-        for name in tokenizer.model_input_names
-        if name in encoded
+    lengths = np.array([len(sequence) for sequence in sequences], dtype=np.int64)
+    boundaries = pa.array(np.concatenate(([0], np.cumsum(lengths))), type=pa.int32())
+    total = int(lengths.sum())
+    columns = {
+        "input_ids": chain.from_iterable(window.ids for window in windows),
+        "token_type_ids": chain.from_iterable(window.type_ids for window in windows),
+        "attention_mask": repeat(1, total),  # nothing is padded
     }
+    table = {}
+    for name in tokenizer.model_input_names:
+        if name in columns:
+            values = np.fromiter(columns[name], dtype=_dtype_of(name), count=total)
+            table[name] = pa.ListArray.from_arrays(boundaries, pa.array(values))
     table["example_id"] = batch["id"].take(pa.array(example_of))
     # A null pair for each token outside the context: it takes up no values, and its slot is masked.
+    place = np.arange(total) - np.repeat(boundaries.to_numpy()[:-1], lengths)
+    in_context = (place >= np.repeat(begins, lengths)) & (place < np.repeat(begins + counts, lengths))
     pair_ends = np.concatenate(([0], np.cumsum(in_context * 2)))
     pairs = pa.ListArray.from_arrays(
-        pa.array(pair_ends, type=pa.int32()), pa.array(offsets[in_context].ravel()), mask=pa.array(~in_context)
+        pa.array(pair_ends, type=pa.int32()), pa.array(offsets.ravel()), mask=pa.array(~in_context)
     )
     table["offset_mapping"] = pa.ListArray.from_arrays(boundaries, pairs)
     table["start_positions"] = pa.array(starts)
@@ -173,8 +191,11 @@ def _windows_of(batch, tokenizer, max_seq_length, doc_stride):
 def _refuse_long_questions(ids, questions, tokenizer, max_seq_length, doc_stride):
     """Refuse a question that leaves the context no more room than the stride takes: windows would never advance."""
     room = max_seq_length - tokenizer.num_special_tokens_to_add(pair=True) - doc_stride
-    # Few questions come near it; normalization can make several tokens of one character.
-    suspects = [number for number, question in enumerate(questions) if 4 * len(question) >= room]
+    # Few questions come near it. A token of plain ASCII is a character at least, but for a prefix that some tokenizers
+    # put before the first word; normalization can make many tokens of one other character.
+    suspects = [
+        number for number, question in enumerate(questions) if len(question) + 1 >= room or not question.isascii()
+    ]
     if not suspects:
         return
     encoded = tokenizer([questions[number] for number in suspects], add_special_tokens=False)
@@ -201,56 +222,39 @@ def _first_answers(batch):
     return spans
 
 
-def label_windows(offsets, in_context, first_token, answers):
+def label_windows(offsets, first_token, context_begin, answers):
     """Find the tokens of an answer in each window.
 
     The label starts at the first context token that ends behind the answer's first character, and ends at the last one
     that starts before the answer's end; both are 0 (CLS) unless the whole answer lies inside the window.
 
     Args:
-        offsets: `(t, 2)` int, character span of each token, all windows one behind the other.
-        in_context: `(t,)` bool, whether the token belongs to the context (one unbroken run in each window).
+        offsets: `(t, 2)` int, character span of each context token, all windows one behind the other.
         first_token: `(w + 1,)` int, where each window begins in `offsets`, and where the last one ends.
+        context_begin: `(w,)` int, position of the first context token in its window.
         answers: `(w, 2)` int, character span of the answer asked for in each window, (-1, -1) for none.
 
     Returns:
         `(start_positions, end_positions)`, both `(w,)` int32, counted from the beginning of the window.
     """
-    windows = len(first_token) - 1
-    if not len(offsets):
-        return np.zeros(windows, dtype=np.int32), np.zeros(windows, dtype=np.int32)
-    window_of = np.repeat(np.arange(windows), np.diff(first_token))
-    before = in_context & (offsets[:, 1] <= answers[window_of, 0])
-    reached = in_context & (offsets[:, 0] < answers[window_of, 1])
+    tokens = np.diff(first_token)
+    window_of = np.repeat(np.arange(len(tokens)), tokens)
 
     def count(mask):
         # Sums over windows through a running total: `np.add.reduceat` has no answer for empty windows.
         return np.diff(np.concatenate(([0], np.cumsum(mask)))[first_token])
 
-    context_tokens = count(in_context)
-    context_begin = _first_true(in_context, first_token) + np.asarray(first_token[:-1])
-    start = count(before)
-    end = count(reached) - 1
-    last = np.maximum(context_begin + context_tokens - 1, 0)
-    inside = (
-        (answers[:, 0] >= 0)
-        & (context_tokens > 0)
-        & (start <= end)
-        & (offsets[np.minimum(context_begin, len(offsets) - 1), 0] <= answers[:, 0])
-        & (offsets[last, 1] >= answers[:, 1])
+    start = count(offsets[:, 1] <= answers[window_of, 0])
+    end = count(offsets[:, 0] < answers[window_of, 1]) - 1
+    inside = (answers[:, 0] >= 0) & (start <= end)
+    # A window without context has no first and no last token to look at; there, end is -1.
+    rows = np.flatnonzero(inside)
+    inside[rows] = (offsets[first_token[:-1][rows], 0] <= answers[rows, 0]) & (
+        offsets[first_token[1:][rows] - 1, 1] >= answers[rows, 1]
     )
-    position = context_begin - np.asarray(first_token[:-1])
-    labels = [np.where(inside, position + token, 0).astype(np.int32) for token in (start, end)]
-    return labels[0], labels[1]
-
-
-def _first_true(mask, first_token):
-    """Return the position of the first true entry in each window, 0 where there is none."""
-    hits = np.flatnonzero(mask)
-    begin = np.asarray(first_token[:-1])
-    place = np.searchsorted(hits, begin)
-    found = hits[np.minimum(place, max(len(hits) - 1, 0))] if len(hits) else begin
-    return np.where((place < len(hits)) & (found < np.asarray(first_token[1:])), found - begin, 0)
+    start_positions = np.where(inside, context_begin + start, 0).astype(np.int32)
+    end_positions = np.where(inside, context_begin + end, 0).astype(np.int32)
+    return start_positions, end_positions
 
 
 def extract_answers(

@@ -1,5 +1,6 @@
 """Features and answers: equal to the plain code of `textbook_qa.py`, and right on any text."""
 
+import itertools
 import json
 import logging
 import re
@@ -80,7 +81,11 @@ def test_labels_are_those_of_the_textbook(case):
         textbook_qa.label_window(offsets[begin:end].tolist(), in_context[begin:end].tolist(), tuple(answer))
         for begin, end, answer in zip(first_token[:-1], first_token[1:], answers.tolist(), strict=True)
     ]
-    starts, ends = label_windows(offsets, in_context, first_token, answers)
+    # The function is given the context tokens alone, and where the first of them stands in each window.
+    runs = [in_context[begin:end] for begin, end in itertools.pairwise(first_token)]
+    first_context_token = np.concatenate(([0], np.cumsum(in_context)))[first_token]
+    context_begin = np.array([run.argmax() if run.any() else 0 for run in runs], dtype=np.int64)
+    starts, ends = label_windows(offsets[in_context], first_context_token, context_begin, answers)
     assert starts.dtype == ends.dtype == np.int32
     assert list(zip(starts.tolist(), ends.tolist(), strict=True)) == expected
 
@@ -207,6 +212,15 @@ def test_features_of_wild_texts(side, examples, max_seq_length, doc_stride, toke
     used = tokenizer if side == "right" else left_tokenizer
     features = features_of(examples, used, max_seq_length, doc_stride)
     check_features(examples, features, used, max_seq_length, doc_stride)
+
+
+@pytest.mark.parametrize("side", ["right", "left"])
+@hypothesis.settings(max_examples=60)
+@hypothesis.given(examples=wild_examples(), max_seq_length=st.integers(24, 48), doc_stride=st.integers(0, 12))
+def test_features_are_those_of_the_textbook(side, examples, max_seq_length, doc_stride, tokenizer, left_tokenizer):
+    used = tokenizer if side == "right" else left_tokenizer
+    expected = textbook_qa.features_of(examples, used, max_seq_length, doc_stride, padding=False)
+    assert list(features_of(examples, used, max_seq_length, doc_stride)) == expected
 
 
 @pytest.mark.parametrize("side", ["right", "left"])

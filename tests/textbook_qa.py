@@ -1,6 +1,7 @@
 """The plain form of pre- and post-processing: one Python step for each token and each pair.
 
-Belongs here: slow, obvious code that says what the vectorised functions of `utils_qa.py` must compute.
+Belongs here: slow, obvious code that says what the vectorised functions of `utils_qa.py` must compute. `benchmarks/`
+measures them against it.
 """
 
 import json
@@ -25,6 +26,47 @@ def label_window(offsets, in_context, answer):
     if first is None or last is None or first > last:
         return 0, 0
     return first, last
+
+
+def features_of(examples, tokenizer, max_seq_length, doc_stride, padding="max_length"):
+    """Return a list of features, dictionaries with the columns of `utils_qa.prepare_features`, padding included."""
+    question_first = tokenizer.padding_side == "right"
+    questions = [example["question"].lstrip() for example in examples]
+    contexts = [example["context"] for example in examples]
+    encoded = tokenizer(
+        questions if question_first else contexts,
+        contexts if question_first else questions,
+        truncation="only_second" if question_first else "only_first",
+        max_length=max_seq_length,
+        stride=doc_stride,
+        return_overflowing_tokens=True,
+        return_offsets_mapping=True,
+        padding=padding,
+    )
+    features = []
+    for number, row in enumerate(encoded["overflow_to_sample_mapping"]):
+        sequence = encoded.sequence_ids(number)
+        in_context = [place == (1 if question_first else 0) for place in sequence]
+        offsets = encoded["offset_mapping"][number]
+        answers = examples[row]["answers"]
+        answer = (-1, -1)
+        if answers is not None and answers["text"] and answers["text"][0].strip():
+            text = answers["text"][0]
+            begin = answers["answer_start"][0] + len(text) - len(text.lstrip())
+            answer = (begin, begin + len(text.strip()))
+        start, end = label_window(offsets, in_context, answer)
+        features.append(
+            {
+                **{name: encoded[name][number] for name in tokenizer.model_input_names if name in encoded},
+                "example_id": examples[row]["id"],
+                "offset_mapping": [
+                    list(span) if inside else None for span, inside in zip(offsets, in_context, strict=True)
+                ],
+                "start_positions": start,
+                "end_positions": end,
+            }
+        )
+    return features
 
 
 def answers_of(
