@@ -4,6 +4,8 @@ Belongs here: loading what a run starts from, refusing what no run can start fro
 Does not belong here: compressing (`quantization_qa.py`) and running over questions (`inference_qa.py`).
 """
 
+import pickle
+import re
 import sys
 from pathlib import Path
 
@@ -143,6 +145,47 @@ def from_pretrained(auto_class, flag, name, model_args, **kwargs):
         reason = str(error)[:300] or type(error).__name__
         local = "" if kind_of(name) == "folder" else "; if the hub cannot be reached, give the path of a local folder"
         raise UsageError(f"--{flag} {name} cannot be loaded: {reason}{local}") from error
+
+
+def load_pickled(path, extra_types=()):
+    """Load a file that `torch.save` wrote. Nothing but tensors and plain values is built, no code in it is run.
+
+    What INC saves with a model (`best_configure`) and the states of optimizers and schedulers are made of these alone.
+
+    Args:
+        path: of the file.
+        extra_types: classes and functions that it may also name; `rng_types()` for `rng_state.pth`.
+
+    Returns:
+        What was saved, its tensors on the CPU.
+
+    Raises:
+        UsageError: the file is missing or damaged, or names anything else.
+    """
+    import torch
+
+    try:
+        with torch.serialization.safe_globals(list(extra_types)):
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        named = re.search(r"GLOBAL (\S+)|class (\S+) was not", str(error))
+        found = next(filter(None, named.groups())) if named else "more than that, or is damaged"
+        raise UsageError(
+            f"{path} is not loaded: it may hold tensors and plain values, and holds {found}, which could run code; "
+            "make it anew, or get it as safetensors"
+        ) from error
+    except OSError as error:
+        raise UsageError(f"{path} cannot be read: {error.strerror or error}; name a whole file") from error
+    except Exception as error:  # a damaged file leads torch to nearly any of them
+        found = "a TorchScript program" if "TorchScript" in str(error) else "damaged, or not from torch.save"
+        raise UsageError(f"{path} is {found}; give the weights as safetensors") from error
+
+
+def rng_types():
+    """Return what a trainer's `rng_state.pth` needs besides torch's own list: NumPy's generator state is an array."""
+    import numpy as np
+
+    return [np.core.multiarray._reconstruct, np.ndarray, np.dtype, np.dtypes.UInt32DType]
 
 
 def drop_stale_weights(output_dir):
