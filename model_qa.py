@@ -90,6 +90,9 @@ def load_model(model_args, config=None, flag="model_name_or_path", name=None):
 
     name = name or model_args.model_name_or_path
     _refuse_missing_weights(flag, name)
+    if kind_of(name) == "folder" and not any(Path(name).glob("model.safetensors*")):
+        for path in sorted(Path(name).glob("pytorch_model*.bin")):
+            load_pickled(path)  # for the errors: transformers says nothing of what it found
     kwargs = {} if config is None else {"config": config}
     return from_pretrained(AutoModelForQuestionAnswering, flag, name, model_args, **kwargs).eval()
 
@@ -194,16 +197,59 @@ def drop_stale_weights(output_dir):
 
 
 def load_compressed(output_dir):
-    """Load a saved model as its users do, with `INCModelForQuestionAnswering`, in evaluation mode."""
-    from optimum.intel import INCModelForQuestionAnswering
+    """Load a saved model as its users do, with `INCModelForQuestionAnswering`, in evaluation mode.
+
+    Raises:
+        UsageError: its file holds more than weights, or a program that does more than compute.
+    """
     from transformers import AutoConfig
 
-    if getattr(AutoConfig.from_pretrained(output_dir), "backend", None) == "ipex":
+    config = AutoConfig.from_pretrained(output_dir, trust_remote_code=False)
+    # INC looks for them in this order, and reads either as a pickle or as TorchScript.
+    path = next(Path(output_dir).glob("model.safetensors"), Path(output_dir) / "pytorch_model.bin")
+    ipex = getattr(config, "backend", None) == "ipex"
+    if ipex or config.torchscript:
+        check_torchscript(path)
+    else:
+        load_pickled(path)
+
+    from optimum.intel import INCModelForQuestionAnswering
+
+    if ipex:
         import intel_extension_for_pytorch  # noqa: F401  registers the operators of the saved graph
     model = INCModelForQuestionAnswering.from_pretrained(output_dir)
     # A model from quantization-aware training comes back in training mode, with dropout.
     model.model.eval()
     return model
+
+
+def check_torchscript(path):
+    """Refuse a TorchScript archive whose program could do more than compute.
+
+    The program is in torch's own language, not in Python, and parts of it run while it is loaded. It has no statement
+    for files, the network or other programs, but operators that do: `save` and `from_file` write and read files, those
+    of other libraries may do anything. What INC saves for IPEX needs `torch.*` and `ops.prim.*` and no foreign class.
+
+    Args:
+        path: of the archive, read with the reader that `torch.jit.load` uses.
+
+    Raises:
+        UsageError: the archive cannot be read, or uses any other operator, a class from outside, or `getattr`.
+    """
+    import torch
+
+    try:
+        reader = torch._C.PyTorchFileReader(str(path))
+        parts = {name: reader.get_record(name) for name in reader.get_all_records() if name.endswith((".py", ".pkl"))}
+    except RuntimeError as error:
+        raise UsageError(f"{path} is no TorchScript archive; quantize the model anew") from error
+    for name, content in parts.items():
+        found = re.search(rb"\b(save|from_file|getattr|classes)\b|\bops\b(?!\.prim\.)", content)
+        if found:
+            raise UsageError(
+                f"{path} is not loaded: its program uses {found[0].decode()!r} in {name}, which could write files or "
+                "run code; quantize the model anew"
+            )
 
 
 def largest_difference(model, other, inputs):
