@@ -61,6 +61,7 @@ def load_examples(data_args, model_args, splits):
             loaded[split] = _examples_of(_dataset_rows(dataset[split], source), source, limits[split])
         else:
             raise UsageError(f"{source}: there is no such split; found {', '.join(dataset)}")
+        _refuse_blank(loaded[split], source)
     if "validation" in loaded:
         check_for_scoring(loaded["validation"], source_of(data_args, "validation"), data_args.version_2_with_negative)
     if "test" in loaded:
@@ -199,6 +200,16 @@ def _misplaced_answers(example):
 
 def _count_misplaced(examples):
     return sum(len(_misplaced_answers(example)) for example in examples)
+
+
+def _refuse_blank(examples, source):
+    """Refuse texts of white space and invisible characters alone: they have no tokens to answer from."""
+    for example in examples:
+        for name in ("question", "context"):
+            if not any(character.isprintable() and character != " " for character in example[name]):
+                raise UsageError(
+                    f"{source}: question {example['id']}: its {name} has no visible character; correct or remove it"
+                )
 
 
 def _refuse_duplicate_ids(examples, source):
@@ -423,5 +434,7 @@ def _table_rows(names, read):
     The other columns may hold what Python cannot, dates in the year 300,000 for instance, or images to be decoded.
     """
     needed = {"id", "title", *_find_columns(names).values()}
-    rows = itertools.chain.from_iterable(table.to_pylist() for table in read([name for name in names if name in needed]))
+    rows = itertools.chain.from_iterable(
+        table.to_pylist() for table in read([name for name in names if name in needed])
+    )
     yield from ((f"row {number}", {**dict.fromkeys(names), **row}) for number, row in enumerate(rows, start=1))
