@@ -7,18 +7,48 @@ Does not belong here: what is asked of one script alone (its `OptimizationArgume
 """
 
 import json
-import math
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import yaml
 
+from config_qa import PLAIN_TAGS, compose
 from environment_qa import UsageError, check_output_dir, go_offline_without_hub, kind_of, quiet_libraries
 
 # Arguments that may name something on the hub.
-HUB_NAMES = ("model_name_or_path", "config_name", "tokenizer_name", "dataset_name")
+HUB_NAMES = ("model_name_or_path", "config_name", "tokenizer_name", "dataset_name", "teacher_model_name_or_path")
 DATA_FILE_SUFFIXES = (".json", ".jsonl", ".csv", ".parquet")
+
+# Larger numbers are slips of the pen, and overflow somewhere inside the libraries.
+LARGEST = 2**31 - 1
+MOST_WORKERS = 1024
+# Arguments of `TrainingArguments` that it leaves to fail in the middle of the training: what each may be.
+RANGES = {
+    **dict.fromkeys(
+        (
+            *("per_device_train_batch_size", "per_device_eval_batch_size", "gradient_accumulation_steps"),
+            "eval_accumulation_steps",
+        ),
+        ("a whole number of at least 1", lambda value: value >= 1),
+    ),
+    **dict.fromkeys(
+        (
+            *("seed", "data_seed", "warmup_steps", "dataloader_num_workers", "save_total_limit", "eval_delay"),
+            *("learning_rate", "weight_decay", "max_grad_norm", "adam_epsilon"),
+        ),
+        ("a number of at least 0", lambda value: value >= 0),
+    ),
+    **dict.fromkeys(
+        ("num_train_epochs", "logging_steps", "save_steps", "eval_steps"),
+        ("a number above 0", lambda value: value > 0),
+    ),
+    **dict.fromkeys(
+        ("adam_beta1", "adam_beta2", "label_smoothing_factor"),
+        ("a number of at least 0 and below 1", lambda value: 0 <= value < 1),
+    ),
+    "max_steps": ("a whole number of at least 1, or leave it out", lambda value: value >= 1 or value == -1),
+}
 
 
 @dataclass
@@ -169,6 +199,8 @@ def parse_arguments(optimization_arguments_class, argv=None):
         _refuse(f"unrecognized: {' '.join(unused)}{place}")
     # Which flags the user gave: only those win over a configuration file.
     optimization_args.given = frozenset(word[2:].split("=")[0] for word in words if word.startswith("--"))
+    for arguments in (data_args, training_args, optimization_args):
+        _check_numbers(vars(arguments))
     _check_data_arguments(data_args, training_args)
     _check_local_model(model_args, training_args)
     return model_args, data_args, training_args, optimization_args
@@ -200,9 +232,12 @@ def _value_of(flag, words):
 def _words_of_argument_file(path):
     """Turn an argument file into command-line words, so that it is read, typed and checked like the flags are."""
     try:
-        text = path.read_text(encoding="utf-8")
-        values = json.loads(text) if path.suffix == ".json" else yaml.safe_load(text)
-        return _words_of(values)
+        if path.suffix == ".json":
+            return _words_of(json.loads(path.read_text(encoding="utf-8")))
+        root = compose(path, {*PLAIN_TAGS, "tag:yaml.org,2002:timestamp"})  # --run_name 2025-01-31
+        return _words_of(root and yaml.SafeLoader("").construct_document(root))
+    except UsageError:
+        raise
     except Exception as error:  # PyYAML raises KeyError, AttributeError and more on values that contradict their tag
         raise UsageError(f"argument file {path} cannot be read: {error or type(error).__name__}") from error
 
@@ -225,6 +260,17 @@ def _words_of(values):
     return words
 
 
+def _check_numbers(values):
+    for name, value in values.items():
+        if isinstance(value, bool) or not isinstance(value, (int, float)):
+            continue
+        if not abs(value) <= LARGEST:  # NaN compares to nothing
+            raise UsageError(f"--{name} is {value}; give a number between -{LARGEST} and {LARGEST}")
+        text, allowed = RANGES.get(name, ("", lambda value: True))
+        if not allowed(value):
+            raise UsageError(f"--{name} is {value}; give {text}")
+
+
 def _check_data_arguments(data_args, training_args):
     for name, value in vars(data_args).items():
         if name.startswith("max_") or name in ("n_best_size", "preprocessing_num_workers"):
@@ -234,6 +280,17 @@ def _check_data_arguments(data_args, training_args):
             f"--doc_stride is {data_args.doc_stride}; it must be at least 0 and smaller than --max_seq_length "
             f"({data_args.max_seq_length})"
         )
+    if data_args.n_best_size > data_args.max_seq_length:
+        raise UsageError(
+            f"--n_best_size is {data_args.n_best_size}; give at most --max_seq_length ({data_args.max_seq_length}), "
+            "since an answer starts at a token"
+        )
+    for name, workers in (
+        ("preprocessing_num_workers", data_args.preprocessing_num_workers or 1),
+        ("dataloader_num_workers", training_args.dataloader_num_workers),
+    ):
+        if workers > MOST_WORKERS:
+            raise UsageError(f"--{name} is {workers}; give at most {MOST_WORKERS}")
     files = {name: getattr(data_args, name) for name in ("train_file", "validation_file", "test_file")}
     if data_args.dataset_name is None and not any(files.values()):
         raise UsageError(
@@ -255,12 +312,6 @@ def _check_data_arguments(data_args, training_args):
             if wanted and files[name] is None:
                 raise UsageError(f"--{flag} needs questions: give --{name} or --dataset_name")
     check_output_dir(training_args.output_dir)
-    positive("per_device_train_batch_size", training_args.per_device_train_batch_size)
-    positive("per_device_eval_batch_size", training_args.per_device_eval_batch_size)
-    if training_args.seed < 0:
-        raise UsageError(f"--seed is {training_args.seed}; give a whole number of at least 0")
-    if math.isnan(data_args.null_score_diff_threshold):
-        raise UsageError("--null_score_diff_threshold is not a number; give one, 0 for instance")
 
 
 def _check_local_model(model_args, training_args):

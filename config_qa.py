@@ -18,7 +18,7 @@ CONFIG_DIR = PROJECT_DIR / "config"
 # Far more than a sensible file has. Aliases can make a short file unfold to billions, or contain itself.
 MAX_NODES = 10_000
 # Dates, merge keys, sets and Python objects are left out: nothing here needs them.
-_PLAIN_TAGS = {f"tag:yaml.org,2002:{kind}" for kind in ("null", "bool", "int", "float", "str", "seq", "map")}
+PLAIN_TAGS = {f"tag:yaml.org,2002:{kind}" for kind in ("null", "bool", "int", "float", "str", "seq", "map")}
 
 _CRITERIA = ("snip_momentum", "magnitude", "gradient", "snip")
 PRUNING_APPROACHES = (*(name + way for name in _CRITERIA for way in ("", "_progressive")), "pattern_lock")
@@ -202,6 +202,50 @@ _OLDER_LAYOUT = {
 }
 
 
+def compose(path, tags=PLAIN_TAGS):
+    """Parse a YAML file to a tree of nodes that is small and has plain tags only; nothing is built from it.
+
+    Args:
+        path: of the file.
+        tags: those that are allowed.
+
+    Returns:
+        The root node, or `None` for an empty file.
+
+    Raises:
+        UsageError: the file cannot be read, unfolds to too many values, or has other tags.
+    """
+    content = b""
+    try:
+        content = Path(path).read_bytes()
+        root = yaml.compose(content.decode(), Loader=yaml.SafeLoader)
+    except (OSError, yaml.YAMLError, ValueError, OverflowError, RecursionError) as error:
+        mark = getattr(error, "problem_mark", None)
+        offset = getattr(error, "start", getattr(error, "position", 0))
+        line = 1 + (mark.line if mark else content.count(b"\n", 0, offset))
+        problem = " ".join(str(getattr(error, "problem", None) or error).split())
+        raise UsageError(f"{_place(path, line)}this cannot be read as YAML: {problem}") from error
+    waiting, count = [root] if root else [], 1
+    while waiting:
+        node = waiting.pop()
+        place = _place(path, node.start_mark.line + 1)
+        if node.tag not in tags and not (node.tag == "!Pruner" and isinstance(node, yaml.MappingNode)):
+            tag = node.tag.replace("tag:yaml.org,2002:", "!!")
+            raise UsageError(f"{place}{_found(node)} has the tag {tag}; give plain text, numbers, lists and mappings")
+        children = [] if isinstance(node, yaml.ScalarNode) else node.value
+        if isinstance(node, yaml.MappingNode):
+            children = [child for pair in children for child in pair]
+        count += len(children)
+        if count > MAX_NODES:
+            raise UsageError(f"{place}the file unfolds to more than {MAX_NODES} values; write less, no aliases")
+        waiting.extend(reversed(children))
+    return root
+
+
+def _place(path, line):
+    return f"{path}, line {line}: "
+
+
 class _File:
     """A file read after one of two schemas.
 
@@ -214,46 +258,16 @@ class _File:
 
     def __init__(self, path, schema):
         self.path, self.lines, self.unused = path, {}, []
-        root = self._compose()
+        root = compose(path) or yaml.compose("{}", Loader=yaml.SafeLoader)
         keys = [key.value for key, _ in root.value] if isinstance(root, yaml.MappingNode) else []
         self.older = any(key in _OLDER_LAYOUT for key in keys if isinstance(key, str))
         self.values = self._checked(root, _OLDER_LAYOUT if self.older else schema, ())
 
     def place(self, line):
-        return f"{self.path}, line {line}: "
+        return _place(self.path, line)
 
     def _refusal(self, node, text):
         return UsageError(f"{self.place(node.start_mark.line + 1)}{text}")
-
-    def _compose(self):
-        """Parse the file to a tree of nodes that is small and has plain tags only."""
-        content = b""
-        try:
-            content = Path(self.path).read_bytes()
-            root = yaml.compose(content.decode(), Loader=yaml.SafeLoader)
-        except (OSError, yaml.YAMLError, ValueError, OverflowError, RecursionError) as error:
-            mark = getattr(error, "problem_mark", None)
-            offset = getattr(error, "start", getattr(error, "position", 0))
-            line = 1 + (mark.line if mark else content.count(b"\n", 0, offset))
-            problem = " ".join(str(getattr(error, "problem", None) or error).split())
-            raise UsageError(f"{self.place(line)}this cannot be read as YAML: {problem}") from error
-        if root is None:
-            return yaml.compose("{}", Loader=yaml.SafeLoader)
-        waiting, count = [root], 1
-        while waiting:
-            node = waiting.pop()
-            if node.tag not in _PLAIN_TAGS and not (node.tag == "!Pruner" and isinstance(node, yaml.MappingNode)):
-                tag = node.tag.replace("tag:yaml.org,2002:", "!!")
-                found = f"{_found(node)} has the tag {tag}"
-                raise self._refusal(node, f"{found}; give plain text, numbers, lists and mappings")
-            children = [] if isinstance(node, yaml.ScalarNode) else node.value
-            if isinstance(node, yaml.MappingNode):
-                children = [child for pair in children for child in pair]
-            count += len(children)
-            if count > MAX_NODES:
-                raise self._refusal(node, f"the file unfolds to more than {MAX_NODES} values; write less, no aliases")
-            waiting.extend(reversed(children))
-        return root
 
     def _checked(self, node, schema, trail):
         """Turn a node into plain values after a schema; `trail` are the keys and indices that lead to it."""

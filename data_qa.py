@@ -58,10 +58,10 @@ def load_examples(data_args, model_args, splits):
         if dataset is None:
             loaded[split] = read_examples(getattr(data_args, FILE_FLAGS[split]), source, limits[split])
         elif split in dataset:
-            rows = ((f"row {number}", row) for number, row in enumerate(dataset[split], start=1))
-            loaded[split] = _examples_of(rows, source, limits[split])
+            loaded[split] = _examples_of(_dataset_rows(dataset[split], source), source, limits[split])
         else:
             raise UsageError(f"{source}: there is no such split; found {', '.join(dataset)}")
+        _refuse_blank(loaded[split], source)
     if "validation" in loaded:
         check_for_scoring(loaded["validation"], source_of(data_args, "validation"), data_args.version_2_with_negative)
     if "test" in loaded:
@@ -80,6 +80,9 @@ def _load_dataset(data_args, model_args):
     import datasets
 
     name = data_args.dataset_name
+    if name in datasets.packaged_modules._PACKAGED_DATASETS_MODULES:
+        # One of these readers, "pandas", unpickles whatever lies in the working directory.
+        raise UsageError(f"--dataset_name {name} is a file format, no data set; give --train_file and its like")
     try:
         if any((Path(name) / marker).is_file() for marker in ("dataset_dict.json", "state.json")):
             loaded = datasets.load_from_disk(name)
@@ -98,6 +101,17 @@ def _load_dataset(data_args, model_args):
     if isinstance(loaded, datasets.Dataset):
         raise UsageError(f"--dataset_name {name} is a single split; save a DatasetDict with the splits it stands for")
     return loaded
+
+
+def _dataset_rows(dataset, source):
+    """Yield the rows of one split of a data set."""
+    arrow = dataset.with_format("arrow")
+    try:
+        yield from _table_rows(dataset.column_names, lambda needed: arrow.select_columns(needed).iter(1000))
+    except _ExampleError as error:
+        raise UsageError(f"{source}: {error}") from error
+    except (ValueError, OSError, OverflowError, KeyError) as error:  # of which Arrow's own are kinds
+        raise UsageError(f"{source} cannot be read: {error}") from error
 
 
 def read_examples(path, source, max_samples=None):
@@ -186,6 +200,16 @@ def _misplaced_answers(example):
 
 def _count_misplaced(examples):
     return sum(len(_misplaced_answers(example)) for example in examples)
+
+
+def _refuse_blank(examples, source):
+    """Refuse texts of white space and invisible characters alone: they have no tokens to answer from."""
+    for example in examples:
+        for name in ("question", "context"):
+            if not any(character.isprintable() and character != " " for character in example[name]):
+                raise UsageError(
+                    f"{source}: question {example['id']}: its {name} has no visible character; correct or remove it"
+                )
 
 
 def _refuse_duplicate_ids(examples, source):
@@ -395,15 +419,22 @@ def _parquet_rows(path):
 
     try:
         file = pyarrow.parquet.ParquetFile(path)
-        names = file.schema_arrow.names
-        # Other columns may hold what Python cannot, dates in the year 300,000 for instance.
-        needed = ["id", "title", *_find_columns(names).values()]
-        batches = file.iter_batches(columns=[name for name in names if name in needed])
-        rows = itertools.chain.from_iterable(batch.to_pylist() for batch in batches)
-        yield from ((f"row {number}", {**dict.fromkeys(names), **row}) for number, row in enumerate(rows, start=1))
+        yield from _table_rows(file.schema_arrow.names, lambda needed: file.iter_batches(columns=needed))
     except UnicodeDecodeError:
         raise
     except (pyarrow.ArrowException, OSError, ValueError, OverflowError, KeyError) as error:
         raise _FileError(f": not a readable Parquet file ({error})") from error
     except _ExampleError as error:
         raise _FileError(f", row 1: {error}") from error
+
+
+def _table_rows(names, read):
+    """Yield the rows of Arrow tables; `read` gives those with the columns that it gets the names of.
+
+    The other columns may hold what Python cannot, dates in the year 300,000 for instance, or images to be decoded.
+    """
+    needed = {"id", "title", *_find_columns(names).values()}
+    rows = itertools.chain.from_iterable(
+        table.to_pylist() for table in read([name for name in names if name in needed])
+    )
+    yield from ((f"row {number}", {**dict.fromkeys(names), **row}) for number, row in enumerate(rows, start=1))

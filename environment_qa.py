@@ -5,6 +5,7 @@ a wrong stack or a wrong argument is answered at once.
 Does not belong here: the arguments themselves (`arguments_qa.py`) and anything about questions or models.
 """
 
+import contextlib
 import functools
 import importlib.metadata
 import logging
@@ -12,6 +13,7 @@ import math
 import os
 import socket
 import sys
+import threading
 import urllib.parse
 import urllib.request
 import warnings
@@ -179,6 +181,7 @@ def quiet_libraries():
     """
     os.environ.setdefault("LOGLEVEL", "ERROR")  # read by neural-compressor
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # IPEX overrides kernels of torch, which says so
+    os.environ.setdefault("TQDM_DELAY", "2")  # no progress bars for what is done in a moment
     warnings.simplefilter("ignore")
     for name in ("neural_compressor", "optimum.intel", "torch.utils.cpp_extension", "IPEX"):
         logging.getLogger(name).setLevel(logging.ERROR)
@@ -192,9 +195,19 @@ def go_offline_without_hub():
     if "HF_HUB_OFFLINE" in os.environ or urllib.request.getproxies():
         return
     hub = urllib.parse.urlsplit(os.environ.get("HF_ENDPOINT", "https://huggingface.co"))
-    try:
-        socket.create_connection((hub.hostname, hub.port or (80 if hub.scheme == "http" else 443)), timeout=3).close()
-    except OSError:
+    address = (hub.hostname, hub.port or (80 if hub.scheme == "http" else 443))
+    reached = threading.Event()
+
+    def knock():
+        with contextlib.suppress(OSError):
+            socket.create_connection(address, timeout=3).close()
+            reached.set()
+
+    # In a thread of its own: looking up a name may take far longer than the timeout allows.
+    knocking = threading.Thread(target=knock, daemon=True)
+    knocking.start()
+    knocking.join(timeout=4)
+    if not reached.is_set():
         os.environ["HF_HUB_OFFLINE"] = "1"
 
 

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from tqdm.auto import tqdm
 
+from environment_qa import UsageError
 from output_qa import write_text
 from utils_qa import compute_metrics, dataset_of, extract_answers, prepare_features, write_answers
 
@@ -124,15 +125,18 @@ def post_processing(data_args, output_dir):
     """
 
     def post_process(examples, features, logits, stage="eval"):
-        answers = extract_answers(
-            examples,
-            features,
-            logits,
-            version_2_with_negative=data_args.version_2_with_negative,
-            n_best_size=data_args.n_best_size,
-            max_answer_length=data_args.max_answer_length,
-            null_score_diff_threshold=data_args.null_score_diff_threshold,
-        )
+        try:
+            answers = extract_answers(
+                examples,
+                features,
+                logits,
+                version_2_with_negative=data_args.version_2_with_negative,
+                n_best_size=data_args.n_best_size,
+                max_answer_length=data_args.max_answer_length,
+                null_score_diff_threshold=data_args.null_score_diff_threshold,
+            )
+        except ValueError as error:  # logits that are not finite, after a training that diverged
+            raise UsageError(f"no answers can be given: {error} Look at --learning_rate and the files") from error
         write_answers(answers, output_dir, stage)
         return examples, answers
 

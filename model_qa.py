@@ -4,6 +4,9 @@ Belongs here: loading what a run starts from, refusing what no run can start fro
 Does not belong here: compressing (`quantization_qa.py`) and running over questions (`inference_qa.py`).
 """
 
+import os
+import pickle
+import re
 import sys
 from pathlib import Path
 
@@ -38,22 +41,22 @@ def load_config_and_tokenizer(model_args, data_args, needs_head):
     config = from_pretrained(AutoConfig, config_flag, model_args.config_name or name, model_args)
     _refuse_missing_weights("model_name_or_path", name)
     _refuse_wrong_kind(config, "model_name_or_path", name, needs_head)
-    tokenizer = from_pretrained(AutoTokenizer, "tokenizer_name", model_args.tokenizer_name or name, model_args)
+    flag, name = "tokenizer_name", model_args.tokenizer_name or name
+    tokenizer = from_pretrained(AutoTokenizer, flag, name, model_args)
     if not tokenizer.is_fast:
         raise UsageError(
-            f"--tokenizer_name {tokenizer.name_or_path}: {type(tokenizer).__name__} gives no character positions; "
+            f"--{flag} {name}: {type(tokenizer).__name__} gives no character positions; "
             "use a model with a fast tokenizer (tokenizer.json)"
         )
-    if tokenizer.pad_token_id is None or tokenizer("a", "b")["input_ids"][0] != tokenizer.cls_token_id:
+    try:
+        first = tokenizer("a", "b")["input_ids"][0]
+    except Exception as error:  # whatever a tokenizer.json of another kind leads to
+        raise UsageError(f"--{flag} {name} splits no text: {error}; use the tokenizer of the model") from error
+    if tokenizer.pad_token_id is None or first != tokenizer.cls_token_id:
         raise UsageError(
-            f"--tokenizer_name {tokenizer.name_or_path} has no padding token or does not begin with a CLS token; "
-            "use a BERT-like model"
+            f"--{flag} {name} has no padding token or does not begin with a CLS token; use a BERT-like model"
         )
-    longest = min(tokenizer.model_max_length, getattr(config, "max_position_embeddings", tokenizer.model_max_length))
-    if data_args.max_seq_length > longest:
-        raise UsageError(
-            f"--max_seq_length is {data_args.max_seq_length}, but the model takes at most {longest} tokens; lower it"
-        )
+    _refuse_misfit(config, "model_name_or_path", model_args.model_name_or_path, tokenizer, data_args)
     return config, tokenizer
 
 
@@ -67,12 +70,30 @@ def _refuse_wrong_kind(config, flag, name, needs_head):
         )
 
 
+def _refuse_misfit(config, flag, name, tokenizer, data_args):
+    """Refuse a model that has not as many positions or words as the features will."""
+    for key in ("max_position_embeddings", "vocab_size"):
+        if not isinstance(getattr(config, key, 0), int):
+            raise UsageError(f"--{flag} {name}: {key} is {getattr(config, key)!r} in its config.json; give a number")
+    longest = min(tokenizer.model_max_length, getattr(config, "max_position_embeddings", tokenizer.model_max_length))
+    if data_args.max_seq_length > longest:
+        raise UsageError(
+            f"--max_seq_length is {data_args.max_seq_length}, but the model takes at most {longest} tokens (--{flag} "
+            f"{name}); lower it"
+        )
+    if len(tokenizer) > getattr(config, "vocab_size", len(tokenizer)):
+        raise UsageError(
+            f"--{flag} {name} knows {config.vocab_size} tokens, but its tokenizer has {len(tokenizer)}; "
+            "use the tokenizer of the model"
+        )
+
+
 def _refuse_missing_weights(flag, name):
     if kind_of(name) == "folder" and not any((Path(name) / file).is_file() for file in WEIGHT_FILES):
         raise UsageError(f"--{flag} {name}: the folder holds none of {', '.join(WEIGHT_FILES)}; name a saved model")
 
 
-def load_model(model_args, config=None, flag="model_name_or_path", name=None):
+def load_model(model_args, config=None, flag="model_name_or_path", name=None, needs_head=False):
     """Load an fp32 question-answering model, in evaluation mode.
 
     Args:
@@ -80,33 +101,54 @@ def load_model(model_args, config=None, flag="model_name_or_path", name=None):
         config: its configuration, if it is not the one saved with it.
         flag: the argument that names the model.
         name: folder or hub name, if it is not in `model_args`.
+        needs_head: refuse weights without a question-answering head; else it is drawn at random.
 
     Raises:
-        UsageError: the weights cannot be loaded.
+        UsageError: the weights cannot be loaded, are not those of the configuration, or not finite.
     """
     from transformers import AutoModelForQuestionAnswering
 
     name = name or model_args.model_name_or_path
     _refuse_missing_weights(flag, name)
+    if kind_of(name) == "folder" and not any(Path(name).glob("model.safetensors*")):
+        for path in sorted(Path(name).glob("pytorch_model*.bin")):
+            weights = load_pickled(path)  # for the errors: transformers does not say what it found
+            if not isinstance(weights, dict) or "best_configure" in weights:
+                raise UsageError(
+                    f"--{flag} {name}: {path.name} holds no fp32 weights; name the model it was made from"
+                )
     kwargs = {} if config is None else {"config": config}
-    return from_pretrained(AutoModelForQuestionAnswering, flag, name, model_args, **kwargs).eval()
+    auto_class = AutoModelForQuestionAnswering
+    model, info = from_pretrained(auto_class, flag, name, model_args, output_loading_info=True, **kwargs)
+    missing = [key for key in info["missing_keys"] if needs_head or key.startswith(f"{model.base_model_prefix}.")]
+    if missing:
+        raise UsageError(
+            f"--{flag} {name}: the weights lack {len(missing)} of those that config.json speaks of, {missing[0]} for "
+            "one; name a model saved for question answering"
+        )
+    broken = [key for key, weight in model.named_parameters() if not weight.isfinite().all()]
+    if broken:
+        raise UsageError(f"--{flag} {name}: {broken[0]} holds values that are not finite; train the model anew")
+    return model.eval()
 
 
-def check_teacher(name, tokenizer, model_args):
+def check_teacher(name, tokenizer, model_args, data_args):
     """Refuse a teacher that cannot teach the student.
 
     Args:
         name: folder or hub name.
         tokenizer: the student's.
         model_args: `ModelArguments`.
+        data_args: `DataTrainingArguments`.
 
     Raises:
-        UsageError: the teacher cannot be loaded, has no question-answering head, or another vocabulary.
+        UsageError: the teacher cannot be loaded, has no question-answering head, another vocabulary, or is too short.
     """
     from transformers import AutoConfig, AutoTokenizer
 
     flag = "teacher_model_name_or_path"
     config = from_pretrained(AutoConfig, flag, name, model_args)
+    _refuse_missing_weights(flag, name)
     _refuse_wrong_kind(config, flag, name, needs_head=True)
     theirs = from_pretrained(AutoTokenizer, flag, name, model_args).get_vocab()
     ours = tokenizer.get_vocab()
@@ -115,6 +157,7 @@ def check_teacher(name, tokenizer, model_args):
             f"--{flag} {name} has another vocabulary than the student ({len(theirs)} and {len(ours)} entries, "
             f"{len(theirs.items() & ours.items())} in common); use a teacher with the same tokenizer"
         )
+    _refuse_misfit(config, flag, name, tokenizer, data_args)
 
 
 def from_pretrained(auto_class, flag, name, model_args, **kwargs):
@@ -140,9 +183,55 @@ def from_pretrained(auto_class, flag, name, model_args, **kwargs):
             **kwargs,
         )
     except Exception as error:  # the libraries raise anything from KeyError to a bare Exception on a broken file
-        reason = str(error)[:300] or type(error).__name__
-        local = "" if kind_of(name) == "folder" else "; if the hub cannot be reached, give the path of a local folder"
-        raise UsageError(f"--{flag} {name} cannot be loaded: {reason}{local}") from error
+        reason, hint = str(error)[:300] or type(error).__name__, "name a saved model"
+        if kind_of(name) != "folder":
+            hint = "give the path of a local folder"
+            if name.startswith((".", "/")):
+                reason = "there is no such folder"
+            elif isinstance(error, OSError) and os.environ.get("HF_HUB_OFFLINE") == "1":
+                reason = "it is not in the cache, and the hub cannot be reached (offline)"
+        raise UsageError(f"--{flag} {name} cannot be loaded: {reason}; {hint}") from error
+
+
+def load_pickled(path, extra_types=()):
+    """Load a file that `torch.save` wrote. Nothing but tensors and plain values is built, no code in it is run.
+
+    What INC saves with a model (`best_configure`) and the states of optimizers and schedulers are made of these alone.
+
+    Args:
+        path: of the file.
+        extra_types: classes and functions that it may also name; `rng_types()` for `rng_state.pth`.
+
+    Returns:
+        What was saved, its tensors on the CPU.
+
+    Raises:
+        UsageError: the file is missing or damaged, or names anything else.
+    """
+    import torch
+
+    try:
+        with torch.serialization.safe_globals(list(extra_types)):
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        named = re.search(r"GLOBAL (\S+)|class (\S+) was not", str(error))
+        found = next(filter(None, named.groups())) if named else "more than that, or is damaged"
+        raise UsageError(
+            f"{path} is not loaded: it may hold tensors and plain values, and holds {found}, which could run code; "
+            "make it anew, or get it as safetensors"
+        ) from error
+    except OSError as error:
+        raise UsageError(f"{path} cannot be read: {error.strerror or error}; name a whole file") from error
+    except Exception as error:  # a damaged file leads torch to nearly any of them
+        found = "a TorchScript program" if "TorchScript" in str(error) else "damaged, or not from torch.save"
+        raise UsageError(f"{path} is {found}; give the weights as safetensors") from error
+
+
+def rng_types():
+    """Return what a trainer's `rng_state.pth` needs besides torch's own list: NumPy's generator state is an array."""
+    import numpy as np
+
+    return [np.core.multiarray._reconstruct, np.ndarray, np.dtype, np.dtypes.UInt32DType]
 
 
 def drop_stale_weights(output_dir):
@@ -151,16 +240,59 @@ def drop_stale_weights(output_dir):
 
 
 def load_compressed(output_dir):
-    """Load a saved model as its users do, with `INCModelForQuestionAnswering`, in evaluation mode."""
-    from optimum.intel import INCModelForQuestionAnswering
+    """Load a saved model as its users do, with `INCModelForQuestionAnswering`, in evaluation mode.
+
+    Raises:
+        UsageError: its file holds more than weights, or a program that does more than compute.
+    """
     from transformers import AutoConfig
 
-    if getattr(AutoConfig.from_pretrained(output_dir), "backend", None) == "ipex":
+    config = AutoConfig.from_pretrained(output_dir, trust_remote_code=False)
+    # INC looks for them in this order, and reads either as a pickle or as TorchScript.
+    path = next(Path(output_dir).glob("model.safetensors"), Path(output_dir) / "pytorch_model.bin")
+    ipex = getattr(config, "backend", None) == "ipex"
+    if ipex or config.torchscript:
+        check_torchscript(path)
+    else:
+        load_pickled(path)
+
+    from optimum.intel import INCModelForQuestionAnswering
+
+    if ipex:
         import intel_extension_for_pytorch  # noqa: F401  registers the operators of the saved graph
     model = INCModelForQuestionAnswering.from_pretrained(output_dir)
     # A model from quantization-aware training comes back in training mode, with dropout.
     model.model.eval()
     return model
+
+
+def check_torchscript(path):
+    """Refuse a TorchScript archive whose program could do more than compute.
+
+    The program is in torch's own language, not in Python, and parts of it run while it is loaded. It has no statement
+    for files, the network or other programs, but operators that do: `save` and `from_file` write and read files, those
+    of other libraries may do anything. What INC saves for IPEX needs `torch.*` and `ops.prim.*` and no foreign class.
+
+    Args:
+        path: of the archive, read with the reader that `torch.jit.load` uses.
+
+    Raises:
+        UsageError: the archive cannot be read, or uses any other operator, a class from outside, or `getattr`.
+    """
+    import torch
+
+    try:
+        reader = torch._C.PyTorchFileReader(str(path))
+        parts = {name: reader.get_record(name) for name in reader.get_all_records() if name.endswith((".py", ".pkl"))}
+    except RuntimeError as error:
+        raise UsageError(f"{path} is no TorchScript archive; quantize the model anew") from error
+    for name, content in parts.items():
+        found = re.search(rb"\b(save|from_file|getattr|classes)\b|\bops\b(?!\.prim\.)", content)
+        if found:
+            raise UsageError(
+                f"{path} is not loaded: its program uses {found[0].decode()!r} in {name}, which could write files or "
+                "run code; quantize the model anew"
+            )
 
 
 def largest_difference(model, other, inputs):

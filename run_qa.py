@@ -94,6 +94,11 @@ def check_optimization(optimization_args, training_args):
         raise UsageError("--use_ipex and --bf16 are for run_qa_post_training.py; leave them out here")
     if not 0.0 <= optimization_args.target_sparsity < 1.0:
         raise UsageError(f"--target_sparsity is {optimization_args.target_sparsity}; give a number from 0 to below 1")
+    start, end = optimization_args.start_step, optimization_args.end_step
+    if start < 0:
+        raise UsageError(f"--start_step is {start}; give a whole number of at least 0")
+    if end is not None and end <= start:
+        raise UsageError(f"--end_step is {end}; give more than --start_step, which is {start}")
 
 
 def settings_for_pruning(optimization_args, steps_per_epoch, last_step):
@@ -175,9 +180,9 @@ def main():
     if training_args.do_train:
         source = source_of(data_args, "train")
         check_for_training(examples["train"], source, data_args.version_2_with_negative)
-    config, tokenizer = load_config_and_tokenizer(model_args, data_args, needs_head=False)
+    config, tokenizer = load_config_and_tokenizer(model_args, data_args, needs_head=not training_args.do_train)
     if distilling:
-        check_teacher(optimization_args.teacher_model_name_or_path, tokenizer, model_args)
+        check_teacher(optimization_args.teacher_model_name_or_path, tokenizer, model_args, data_args)
 
     # The heavy libraries are loaded only now that nothing more can be said about the input.
     from transformers import set_seed
@@ -194,7 +199,10 @@ def main():
 
     set_seed(training_args.seed)  # a head that is not in the checkpoint is drawn at random
     batch_size = training_args.per_device_eval_batch_size
-    model = load_model(model_args, config)
+    model = load_model(model_args, config, needs_head=not training_args.do_train)
+    if distilling:
+        name = optimization_args.teacher_model_name_or_path
+        teacher = load_model(model_args, flag="teacher_model_name_or_path", name=name, needs_head=True)
     prepared = prepare_evaluation(examples, tokenizer, data_args, model_args, batch_size)
     output_dir = training_args.output_dir
     claim_output_dir(output_dir, decisive, training_args.overwrite_output_dir)
@@ -228,8 +236,7 @@ def main():
             last_step = training_args.max_steps
         configs["pruning_config"] = pruning_config(settings_for_pruning(optimization_args, steps_per_epoch, last_step))
     if distilling:
-        name = optimization_args.teacher_model_name_or_path
-        teacher = load_model(model_args, flag="teacher_model_name_or_path", name=name).to(training_args.device)
+        teacher.to(training_args.device)
         configs["distillation_config"] = distillation_config(settings["distillation"], teacher)
         if optimization_args.generate_teacher_logits:
             from distillation_qa import add_teacher_logits

@@ -104,7 +104,7 @@ def main():
     # IPEX compiles the graph anew for every input shape, so it gets few of them.
     multiple = IPEX_WIDTH_STEP if use_ipex and data_args.pad_to_max_length is None else 1
     batch_size = training_args.per_device_eval_batch_size
-    model = load_model(model_args, config)
+    model = load_model(model_args, config, needs_head=True)
     prepared = prepare_evaluation(examples, tokenizer, data_args, model_args, batch_size, multiple)
     output_dir = training_args.output_dir
     claim_output_dir(output_dir, decisive, training_args.overwrite_output_dir)

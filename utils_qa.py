@@ -38,8 +38,8 @@ EXAMPLE_FEATURES = datasets.Features(
     }
 )
 
-# Examples handled at once: it bounds the memory of the n-best pairs (n_best_size ** 2 for each feature).
-POSTPROCESSING_CHUNK = 1000
+# Pairs of starts and ends that examples handled at once may have, one feature each: it bounds the memory.
+POSTPROCESSING_PAIRS = 400_000
 
 
 class Answers(NamedTuple):
@@ -302,8 +302,9 @@ def extract_answers(
         raise ValueError(f"Example {ids[featureless[0]]!r} has no feature.")
 
     answers = Answers({}, {}, {} if version_2_with_negative else None)
-    for begin in tqdm(range(0, len(ids), POSTPROCESSING_CHUNK), desc="Post-processing", unit="chunk", delay=2):
-        end = min(begin + POSTPROCESSING_CHUNK, len(ids))
+    chunk = max(1, POSTPROCESSING_PAIRS // n_best_size**2)
+    for begin in tqdm(range(0, len(ids), chunk), desc="Post-processing", unit="chunk", delay=2):
+        end = min(begin + chunk, len(ids))
         rows = order[first_feature[begin] : first_feature[end]]
         spans, in_context = _token_spans(features, rows, start_logits.shape[1])
         can_start = in_context & _seen_best(features, rows, in_context.shape)

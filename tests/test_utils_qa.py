@@ -526,7 +526,7 @@ def test_answers_do_not_depend_on_how_examples_are_chunked(monkeypatch):
     rows, features, logits = random_case(np.random.default_rng(0), 23, levels=2)
     whole = [extract_answers(rows, features, logits, version_2, 5) for version_2 in (False, True)]
     for size in (1, 4, 22, 23):
-        monkeypatch.setattr(utils_qa, "POSTPROCESSING_CHUNK", size)
+        monkeypatch.setattr(utils_qa, "POSTPROCESSING_PAIRS", size * 5**2)
         for version_2 in (False, True):
             assert extract_answers(rows, features, logits, version_2, 5) == whole[version_2]
 
