@@ -1,7 +1,7 @@
 """What it costs to run a model, and how sure a score is.
 
 Belongs here: latency and memory, taken in a fresh process for each model, and bootstrap intervals.
-Does not belong here: scoring answers (`metric_qa.py`), laying numbers out (`report_qa.py`) and drawing (`plots_qa.py`).
+Does not belong here: scoring answers (`metric_qa.py`), tables (`report_qa.py`) and drawing (`plots_qa.py`).
 
 Run as a script, this file is that process: it imports nothing but what loading and running the model takes.
 """

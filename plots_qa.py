@@ -33,7 +33,7 @@ def plot_scores(models, questions, path):
     """
     figure, axes = _figure(3.6, columns=2)
     for panel, metric, title in zip(axes, ("f1", "exact_match"), ("F1", "Exact match"), strict=True):
-        for place, (name, model) in enumerate(models.items()):
+        for place, model in enumerate(models.values()):
             low, high = model[f"{metric}_interval"]
             value, colour = model[metric], OKABE_ITO[place % len(OKABE_ITO)]
             panel.plot([place, place], [low, high], color=colour, linewidth=2, marker="_", markersize=14)
