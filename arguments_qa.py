@@ -139,11 +139,25 @@ class DataTrainingArguments:
         return self.max_seq_length if self.pad_to_max_length else None
 
 
+@dataclass
+class OutcomeArguments:
+    """How the outcome of a run is proved; each script's `OptimizationArguments` goes on from here."""
+
+    verify_loading: bool = field(
+        default=False, metadata={"help": "Load the saved model again and compare its logits with those in memory."}
+    )
+    report: bool = field(
+        default=False,
+        metadata={"help": "Score, time and weigh the original model as well, and write report.md with plots."},
+    )
+
+
 def parse_arguments(optimization_arguments_class, argv=None):
     """Read the arguments of one run and refuse those that cannot work together.
 
     Args:
-        optimization_arguments_class: the script's own dataclass, added to the shared ones and `TrainingArguments`.
+        optimization_arguments_class: the script's own dataclass, an `OutcomeArguments`, added to the other shared ones
+            and `TrainingArguments`.
         argv: list of command-line words; those of the process if `None`. A `.json`, `.yaml` or `.yml` file given as
             the only word holds the arguments by name.
 
@@ -202,6 +216,8 @@ def parse_arguments(optimization_arguments_class, argv=None):
     for arguments in (data_args, training_args, optimization_args):
         _check_numbers(vars(arguments))
     _check_data_arguments(data_args, training_args)
+    if optimization_args.report and not training_args.do_eval:
+        raise UsageError("--report compares answers to the validation questions: give --do_eval as well")
     _check_local_model(model_args, training_args)
     return model_args, data_args, training_args, optimization_args
 

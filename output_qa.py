@@ -27,6 +27,9 @@ WRITTEN = (
     "*_results.json",
     "*_predictions.json",
     "*_null_odds.json",
+    "report.json",
+    "report.md",
+    "report*.png",
     # Tokenizers of the BERT, RoBERTa and SentencePiece kinds.
     "tokenizer.json",
     "tokenizer_config.json",

@@ -11,7 +11,7 @@ logits. Refused: IPEX and bf16 (see run_qa_post_training.py), configuration file
 import math
 from dataclasses import dataclass, field
 
-from arguments_qa import DataTrainingArguments, ModelArguments, parse_arguments
+from arguments_qa import DataTrainingArguments, ModelArguments, OutcomeArguments, parse_arguments
 from config_qa import (
     PRUNING_APPROACHES,
     distillation_settings,
@@ -24,15 +24,18 @@ from data_qa import check_for_training, load_examples, source_of
 from environment_qa import UsageError, check_stack, command
 from model_qa import check_teacher, load_compressed, load_config_and_tokenizer, load_model, verify
 from output_qa import check_owner, claim_output_dir, decisive_settings, last_checkpoint
+from report_qa import report_run
 
 __all__ = ["DataTrainingArguments", "ModelArguments", "OptimizationArguments", "main"]
 
 # Training features that activation ranges are taken from.
 CALIBRATION_FEATURES = 64
+# Share of the training between two points of a report's curve of the loss.
+LOGGED_SHARE = 0.02
 
 
 @dataclass
-class OptimizationArguments:
+class OptimizationArguments(OutcomeArguments):
     """What is done to the model while it trains."""
 
     apply_quantization: bool = field(default=False, metadata={"help": "Train for int8 (quantization-aware)."})
@@ -61,9 +64,6 @@ class OptimizationArguments:
     )
     generate_teacher_logits: bool = field(
         default=False, metadata={"help": "Run the teacher once over the training features and store its logits."}
-    )
-    verify_loading: bool = field(
-        default=False, metadata={"help": "Load the saved model again and compare its logits with those in memory."}
     )
 
 
@@ -155,6 +155,8 @@ def main():
     check_stack()
     model_args, data_args, training_args, optimization_args = parse_arguments(OptimizationArguments)
     check_optimization(optimization_args, training_args)
+    if optimization_args.report and "logging_steps" not in optimization_args.given:
+        training_args.logging_steps = LOGGED_SHARE
     quantizing = optimization_args.apply_quantization
     pruning = optimization_args.apply_pruning
     distilling = optimization_args.apply_distillation
@@ -209,6 +211,8 @@ def main():
     if not training_args.do_train:
         device = training_args.device
         evaluate_and_report(model.to(device), prepared, data_args, output_dir, device, saved=False)
+        if optimization_args.report:
+            report_run(prepared["eval"], config, tokenizer, model_args, data_args, training_args, changed=False)
         return
 
     from compression_qa import (
@@ -266,10 +270,10 @@ def main():
     trainer.save_model(output_dir)
 
     metrics = {**trained.metrics, "train_samples": len(examples["train"])}
+    sparsity = sparsity_report(trainer.model, parameters) if pruning else {}
     if pruning:
-        report = sparsity_report(trainer.model, parameters)
-        save_sparsity(report, output_dir)
-        metrics.update(report)
+        save_sparsity(sparsity, output_dir)
+    metrics.update(sparsity)
     save_results(metrics, output_dir, "train")
     show_results("train metrics", metrics)
     # What is verified and evaluated is what its users will load.
@@ -278,6 +282,9 @@ def main():
         batches = next(iter(prepared.values()))[2] if prepared else trainer.calibration
         verify(trainer.model.cpu().eval(), loaded, batches.inputs(next(batches.by_length())), 0.0)
     evaluate_and_report(loaded, prepared, data_args, output_dir)
+    if optimization_args.report:
+        run = (config, tokenizer, model_args, data_args, training_args)
+        report_run(prepared["eval"], *run, changed=True, history=trainer.state.log_history, sparsity=sparsity)
 
 
 if __name__ == "__main__":

@@ -11,12 +11,13 @@ v2.0 data, CPUs. Refused: IPEX with the dynamic approach, and bf16 without IPEX.
 import sys
 from dataclasses import dataclass, field
 
-from arguments_qa import DataTrainingArguments, ModelArguments, parse_arguments, positive
+from arguments_qa import DataTrainingArguments, ModelArguments, OutcomeArguments, parse_arguments, positive
 from config_qa import find_config, quantization_settings
 from data_qa import load_examples
 from environment_qa import UsageError, check_stack, command
 from model_qa import load_compressed, load_config_and_tokenizer, load_model, verify
 from output_qa import check_owner, claim_output_dir, decisive_settings, saving
+from report_qa import report_run
 
 # Widths that IPEX batches are padded to are multiples of this.
 IPEX_WIDTH_STEP = 64
@@ -25,7 +26,7 @@ __all__ = ["DataTrainingArguments", "ModelArguments", "OptimizationArguments", "
 
 
 @dataclass
-class OptimizationArguments:
+class OptimizationArguments(OutcomeArguments):
     """What is done to the model."""
 
     apply_quantization: bool = field(
@@ -43,9 +44,6 @@ class OptimizationArguments:
     )
     num_calibration_samples: int = field(
         default=50, metadata={"help": "Training features to calibrate on (static only)."}
-    )
-    verify_loading: bool = field(
-        default=False, metadata={"help": "Load the saved model again and compare its logits with those in memory."}
     )
 
 
@@ -111,6 +109,8 @@ def main():
     if not quantizing:
         device = training_args.device
         evaluate_and_report(model.to(device), prepared, data_args, output_dir, device, saved=False)
+        if optimization_args.report:
+            report_run(prepared["eval"], config, tokenizer, model_args, data_args, training_args, changed=False)
         return
 
     from quantization_qa import VERIFY_TOLERANCE, quantization_config, quantize
@@ -135,6 +135,8 @@ def main():
         tolerance = VERIFY_TOLERANCE["bf16" if training_args.bf16 else "ipex" if use_ipex else "default"]
         verify(quantized, loaded, batches.inputs(next(batches.by_length())), tolerance)
     evaluate_and_report(loaded, prepared, data_args, output_dir)
+    if optimization_args.report:
+        report_run(prepared["eval"], config, tokenizer, model_args, data_args, training_args, changed=True)
 
 
 if __name__ == "__main__":

@@ -214,6 +214,7 @@ class QuestionAnsweringINCTrainer(INCTrainer):
         self.eval_examples = eval_examples
         self.post_process_function = post_process_function
         self.calibration = calibration
+        self._loss_parts = []  # (2,) tensors, student and distillation loss of each batch since the last log
         if self.distillation_config is not None:
             self.distillation_config.teacher_model.requires_grad_(False).eval()
         self._quantizing = self.quantization_config is not None and self._compression_manager is not None
@@ -333,6 +334,14 @@ class QuestionAnsweringINCTrainer(INCTrainer):
         )
         return predictions, metrics
 
+    def log(self, logs, *args, **kwargs):
+        """Log the parts of a distilled student's loss beside `loss`, as means over the batches since the last log."""
+        if "loss" in logs and self._loss_parts:
+            means = self._nested_gather(torch.stack(self._loss_parts).mean(dim=0)).view(-1, 2).mean(dim=0)
+            logs["loss_student"], logs["loss_distillation"] = (round(mean, 4) for mean in means.tolist())
+            self._loss_parts.clear()
+        super().log(logs, *args, **kwargs)
+
     def _save(self, output_dir=None, state_dict=None):
         if state_dict is None and self.quantization_config is None:
             # INCTrainer would add an empty quantization configuration, of which every loading complains.
@@ -368,6 +377,7 @@ class QuestionAnsweringINCTrainer(INCTrainer):
             ]
             weights = self.distillation_callback.criterion.loss_weights
             distilled = self.compute_distillation_loss(*zip(*pairs, strict=True))
+            self._loss_parts.append(torch.stack((loss, distilled)).detach())
             loss = (weights[0] * loss + weights[1] * distilled) / sum(weights)
             outputs["loss"] = loss
         return (loss, outputs) if return_outputs else loss
