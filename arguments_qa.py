@@ -159,7 +159,10 @@ def parse_arguments(optimization_arguments_class, argv=None):
         optimization_arguments_class: the script's own dataclass, an `OutcomeArguments`, added to the other shared ones
             and `TrainingArguments`.
         argv: list of command-line words; those of the process if `None`. A `.json`, `.yaml` or `.yml` file given as
-            the only word holds the arguments by name.
+            the first word holds arguments by name; flags behind it win over the file.
+
+    `given`, a frozenset of names, is put on the last of the returned instances: the arguments that stood in the file
+    or on the command line, which alone win over a configuration file.
 
     Returns:
         `(ModelArguments, DataTrainingArguments, TrainingArguments, optimization_arguments_class)` instances.
@@ -168,13 +171,20 @@ def parse_arguments(optimization_arguments_class, argv=None):
         UsageError: an argument is unknown, malformed, out of range or missing.
     """
     words = list(sys.argv[1:] if argv is None else argv)
-    if len(words) == 1 and words[0].endswith((".json", ".yaml", ".yml")):
-        words = _words_of_argument_file(Path(words[0]))
+    file, words_of_file = None, []
+    if words and words[0].endswith((".json", ".yaml", ".yml")):
+        file, *flags = words
+        words_of_file = _words_of_argument_file(Path(file))
+        if flags and not flags[0].startswith("-"):
+            _refuse(f"unrecognized: {flags[0]} behind {file}")
+        # Of two equal flags argparse takes the second.
+        words = words_of_file + flags
     # Both must be settled before the libraries are imported, and so before there is a parser.
     if _value_of("log_level", words) not in ("debug", "info", "detail"):
         quiet_libraries()
     names = [_value_of(flag, words) for flag in HUB_NAMES]
-    if any(name is not None and kind_of(name) is None for name in names):
+    pushing = any(word.split("=")[0] == "--push_to_hub" for word in words)
+    if pushing or any(name is not None and kind_of(name) is None for name in names):
         go_offline_without_hub()
 
     import torch
@@ -198,6 +208,8 @@ def parse_arguments(optimization_arguments_class, argv=None):
     parser.set_defaults(save_total_limit=2)
     # Without this TrainingArguments imports all of IPEX (8 s), to look for an Intel GPU where there is no NVIDIA one.
     parser.set_defaults(use_cpu=not torch.cuda.is_available())
+    # By default whatever tracker is installed would get the run, and tensorboard its files into the output folder.
+    parser.set_defaults(report_to="none")
     parser.error = _refuse
     try:
         model_args, data_args, training_args, optimization_args, unused = parser.parse_args_into_dataclasses(
@@ -207,11 +219,12 @@ def parse_arguments(optimization_arguments_class, argv=None):
         # TrainingArguments checks itself. Its message on bf16 speaks of GPUs only.
         hint = "; on a CPU give --no_cuda as well" if "bf16" in str(error) else ""
         raise UsageError(f"the training arguments do not work: {error}{hint}") from error
+    if unused and unused[0].startswith("--") and unused[0] in words_of_file:
+        _refuse(f"argument file {file}: there is no argument named {unused[0][2:].split('=')[0]}")
     if unused:
         before = [word for word in words[: words.index(unused[0])] if word.startswith("--")]
         place = f" behind {before[-1]}" if before and not unused[0].startswith("--") else ""
         _refuse(f"unrecognized: {' '.join(unused)}{place}")
-    # Which flags the user gave: only those win over a configuration file.
     optimization_args.given = frozenset(word[2:].split("=")[0] for word in words if word.startswith("--"))
     for arguments in (data_args, training_args, optimization_args):
         _check_numbers(vars(arguments))
@@ -237,12 +250,13 @@ def _refuse(message):
 
 
 def _value_of(flag, words):
+    value = None
     for word, following in zip(words, [*words[1:], None], strict=True):
         if word == f"--{flag}":
-            return following
-        if word.startswith(f"--{flag}="):
-            return word.split("=", 1)[1]
-    return None
+            value = following
+        elif word.startswith(f"--{flag}="):
+            value = word.split("=", 1)[1]
+    return value
 
 
 def _words_of_argument_file(path):
@@ -327,6 +341,12 @@ def _check_data_arguments(data_args, training_args):
         ):
             if wanted and files[name] is None:
                 raise UsageError(f"--{flag} needs questions: give --{name} or --dataset_name")
+    if training_args.report_to:
+        from transformers.integrations import get_available_reporting_integrations
+
+        installed = get_available_reporting_integrations()
+        if missing := sorted(set(training_args.report_to) - set(installed)):
+            raise UsageError(f"--report_to {missing[0]} is not installed here; choose from {', '.join(installed)}")
     check_output_dir(training_args.output_dir)
 
 

@@ -6,6 +6,7 @@ Does not belong here: the loop itself (`trainer_qa.py`) and reading YAML (`confi
 """
 
 import json
+import math
 import re
 import types
 from pathlib import Path
@@ -60,7 +61,7 @@ def calibrate_observers(model, batches, device="cpu"):
         batches: `inference_qa.Batches` of training features.
         device: where the model is.
     """
-    quantizers = _activation_quantizers(model)
+    quantizers = _activation_quantizers(model).values()
     for quantizer in quantizers:
         quantizer.activation_post_process.reset_min_max_vals()
         quantizer.enable_observer()
@@ -108,13 +109,13 @@ def keep_survivors(model):
 
 def freeze_observers(model):
     """Keep the activation ranges of a fake-quant model as they are; those of the weights go on following them."""
-    for quantizer in _activation_quantizers(model):
+    for quantizer in _activation_quantizers(model).values():
         quantizer.disable_observer()
 
 
 def observers_are_frozen(model):
     """Tell whether `freeze_observers` was called; the model's buffers hold that, so that checkpoints do."""
-    return not any(int(quantizer.observer_enabled) for quantizer in _activation_quantizers(model))
+    return not any(int(quantizer.observer_enabled) for quantizer in _activation_quantizers(model).values())
 
 
 def pruner_state(pruner):
@@ -156,12 +157,62 @@ def _is_state(value):
     return isinstance(value, (bool, int, float, torch.Tensor))
 
 
+def loading_instructions(q_config):
+    """Say how a model from quantization-aware training is rebuilt, in words that give it back in evaluation mode.
+
+    INC's `load` builds what is marked as trained for int8 in training mode, with dropout, and leaves it so; what is
+    marked as static post-training quantization it builds in evaluation mode. Once trained, the two have the same
+    operators: int8 weights by channel, uint8 activations by tensor, all scales from the saved weights.
+
+    Args:
+        q_config: INC's description of the converted model (`q_config` of its PyTorch model).
+
+    Returns:
+        The dictionary that is saved with the weights as `best_configure`.
+    """
+    operators = {}
+    for name, kind in q_config["op"]:
+        weight = {"dtype": "int8", "scheme": "sym", "granularity": "per_channel", "algorithm": "minmax"}
+        activation = {"dtype": "uint8", "scheme": "asym", "granularity": "per_tensor", "algorithm": "minmax"}
+        quant_mode = "static"
+        if kind in ("Embedding", "EmbeddingBag"):
+            # A look-up has no activation to be quantized, and torch stores its rows as uint8 with scales in fp32.
+            weight |= {"dtype": "uint8", "scheme": "asym_float"}
+            quant_mode = "dynamic"
+        operators[name, kind] = {"weight": weight, "activation": {**activation, "quant_mode": quant_mode}}
+    return {
+        "approach": "post_training_static_quant",
+        "framework": q_config["framework"],
+        "fx_sub_module_list": q_config["sub_module_list"],
+        "op": operators,
+    }
+
+
 def _activation_quantizers(model):
-    return [
-        module
+    return {
+        name: module
         for name, module in model.named_modules()
         if isinstance(module, FakeQuantizeBase) and not name.endswith("weight_fake_quant")
-    ]
+    }
+
+
+def activation_ranges(model):
+    """Collect the ranges that the activation observers of a fake-quant model hold, the widest over all layers.
+
+    Args:
+        model: any model; one without observers has no ranges.
+
+    Returns:
+        Dictionary from the operator's name, layer numbers as `*`, and the place of the observer in it (0 is in front
+        of the first operation) to `(min, max)`.
+    """
+    ranges = {}
+    for name, quantizer in _activation_quantizers(model).items():
+        place = re.sub(r"\.\d+(?=\.)", ".*", name).replace("activation_post_process_", "")
+        observer = quantizer.activation_post_process
+        low, high = ranges.get(place, (math.inf, -math.inf))
+        ranges[place] = min(low, float(observer.min_val)), max(high, float(observer.max_val))
+    return ranges
 
 
 def prunable_weights(model, excluded=r".*qa_outputs"):
@@ -181,6 +232,12 @@ def prunable_weights(model, excluded=r".*qa_outputs"):
     return weights
 
 
+def sparsity(model):
+    """Return the share of zeros, from 0 to 1, in the linear operators of a model without the answer head."""
+    weights = prunable_weights(model).values()
+    return sum(int((weight == 0).sum()) for weight in weights) / sum(weight.numel() for weight in weights)
+
+
 def sparsity_report(model, parameters):
     """Count zeros.
 
@@ -194,9 +251,8 @@ def sparsity_report(model, parameters):
     """
     weights = prunable_weights(model)
     zeros = {name: int((weight == 0).sum()) for name, weight in weights.items()}
-    total = sum(weight.numel() for weight in weights.values())
     return {
-        "sparsity": sum(zeros.values()) / total,
+        "sparsity": sparsity(model),
         "sparsity_of_model": sum(zeros.values()) / parameters,
         "sparsity_per_op": {name: zeros[name] / weight.numel() for name, weight in weights.items()},
     }

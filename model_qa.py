@@ -4,6 +4,7 @@ Belongs here: loading what a run starts from, refusing what no run can start fro
 Does not belong here: compressing (`quantization_qa.py`) and running over questions (`inference_qa.py`).
 """
 
+import json
 import os
 import pickle
 import re
@@ -129,7 +130,32 @@ def load_model(model_args, config=None, flag="model_name_or_path", name=None, ne
     broken = [key for key, weight in model.named_parameters() if not weight.isfinite().all()]
     if broken:
         raise UsageError(f"--{flag} {name}: {broken[0]} holds values that are not finite; train the model anew")
+    # It is saved with the model, and a path of this machine tells others nothing.
+    model.config.name_or_path = name_on_hub(name)
     return model.eval()
+
+
+def name_on_hub(name):
+    """Return the hub's name of a model.
+
+    Args:
+        name: that name, or a folder whose `config.json` may know it.
+
+    Returns:
+        The name, or the empty string for a folder that does not come from the hub.
+    """
+    from huggingface_hub.errors import HFValidationError
+    from huggingface_hub.utils import validate_repo_id
+
+    if kind_of(name) is None:
+        return name
+    recorded = json.loads((Path(name) / "config.json").read_text(encoding="utf-8")).get("_name_or_path")
+    try:
+        validate_repo_id(recorded)
+    except HFValidationError:
+        return ""
+    # "models/mine" could be either, unless it is there.
+    return recorded if kind_of(recorded) is None else ""
 
 
 def check_teacher(name, tokenizer, model_args, data_args):
@@ -240,7 +266,7 @@ def drop_stale_weights(output_dir):
 
 
 def load_compressed(output_dir):
-    """Load a saved model as its users do, with `INCModelForQuestionAnswering`, in evaluation mode.
+    """Load a saved model as its users do, with `INCModelForQuestionAnswering`.
 
     Raises:
         UsageError: its file holds more than weights, or a program that does more than compute.
@@ -260,10 +286,7 @@ def load_compressed(output_dir):
 
     if ipex:
         import intel_extension_for_pytorch  # noqa: F401  registers the operators of the saved graph
-    model = INCModelForQuestionAnswering.from_pretrained(output_dir)
-    # A model from quantization-aware training comes back in training mode, with dropout.
-    model.model.eval()
-    return model
+    return INCModelForQuestionAnswering.from_pretrained(output_dir)
 
 
 def check_torchscript(path):

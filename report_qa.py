@@ -46,12 +46,15 @@ def report_run(prepared, config, tokenizer, model_args, data_args, training_args
         changed: whether the run made a model of its own; else it evaluated the original.
         history: log entries of the training (`TrainerState.log_history`).
         sparsity: of a pruned model, from `compression_qa.sparsity_report`.
+
+    Returns:
+        Metrics of the original model by name, or `None` where it has no trained head to be scored.
     """
     from transformers import set_seed
 
     from inference_qa import Batches, evaluate_model, save_results
     from measure_qa import measure, timed_rows
-    from model_qa import load_model
+    from model_qa import load_model, name_on_hub
 
     examples, features, batches = prepared
     output_dir = Path(training_args.output_dir)
@@ -90,7 +93,8 @@ def report_run(prepared, config, tokenizer, model_args, data_args, training_args
     for model, entry in zip(models.values(), compare_scores(metrics, scores, training_args.seed), strict=True):
         model.update(entry)
     report = {
-        "model": model_args.model_name_or_path,
+        # Reports are shown and sent to others, who need not know the folders of this machine.
+        "model": name_on_hub(model_args.model_name_or_path) or Path(model_args.model_name_or_path).resolve().name,
         "untrained_head": "QuestionAnswering" not in str(config.architectures),
         "questions": len(examples),
         "features": len(features),
@@ -105,6 +109,7 @@ def report_run(prepared, config, tokenizer, model_args, data_args, training_args
         "changed_answers": changed_answers(examples, answers[0], answers[-1], scores[-1][:, 0] - scores[0][:, 0]),
     }
     write_report(report, output_dir)
+    return None if report["untrained_head"] else metrics[0]
 
 
 def _processor():

@@ -22,7 +22,8 @@ from config_qa import (
 )
 from data_qa import check_for_training, load_examples, source_of
 from environment_qa import UsageError, check_stack, command
-from model_qa import check_teacher, load_compressed, load_config_and_tokenizer, load_model, verify
+from hub_qa import hub_of, push
+from model_qa import check_teacher, load_compressed, load_config_and_tokenizer, load_model, name_on_hub, verify
 from output_qa import check_owner, claim_output_dir, decisive_settings, last_checkpoint
 from report_qa import report_run
 
@@ -82,6 +83,8 @@ def check_optimization(optimization_args, training_args):
     ]
     if applied and not training_args.do_train:
         raise UsageError(f"{applied[0]} happens during training: give --do_train and training questions as well")
+    if training_args.push_to_hub and not training_args.do_train:
+        raise UsageError("--push_to_hub sends the trained model: give --do_train as well")
     if optimization_args.generate_teacher_logits and not optimization_args.apply_distillation:
         raise UsageError("--generate_teacher_logits is given without --apply_distillation; add that flag")
     if optimization_args.apply_distillation and optimization_args.teacher_model_name_or_path is None:
@@ -150,11 +153,36 @@ def settings_for_pruning(optimization_args, steps_per_epoch, last_step):
     return {**settings, "end_step": end, "pruning_frequency": min(frequency, end - settings["start_step"])}
 
 
+def steps_of(settings, training_args, optimization_args):
+    """Tell what was done to the model, for its card.
+
+    Args:
+        settings: dictionary from `quantization`, `pruning` and `distillation`, as far as applied, to their settings.
+        training_args: `TrainingArguments`.
+        optimization_args: `OptimizationArguments`.
+
+    Returns:
+        Dictionary from a line of text to the settings behind it.
+    """
+    epochs, rate = training_args.num_train_epochs, training_args.learning_rate
+    steps = {f"Training: epochs {epochs:g}, learning rate {rate:g}, seed {training_args.seed}": None}
+    if optimization_args.apply_quantization:
+        steps["Quantization-aware training for int8"] = settings["quantization"]
+    if optimization_args.apply_pruning:
+        steps[f"Pruning by `{settings['pruning']['pruning_type']}`"] = settings["pruning"]
+    if optimization_args.apply_distillation:
+        teacher = name_on_hub(optimization_args.teacher_model_name_or_path)
+        named = f"`{teacher}`" if teacher else "a teacher that is not on the hub"
+        steps[f"Distillation from {named}"] = settings["distillation"]
+    return steps
+
+
 @command
 def main():
     check_stack()
     model_args, data_args, training_args, optimization_args = parse_arguments(OptimizationArguments)
     check_optimization(optimization_args, training_args)
+    hub = hub_of(training_args)
     if optimization_args.report and "logging_steps" not in optimization_args.given:
         training_args.logging_steps = LOGGED_SHARE
     quantizing = optimization_args.apply_quantization
@@ -189,6 +217,7 @@ def main():
     # The heavy libraries are loaded only now that nothing more can be said about the input.
     from transformers import set_seed
 
+    from card_qa import write_card
     from inference_qa import (
         evaluate_and_report,
         post_processing,
@@ -223,7 +252,7 @@ def main():
         training_quantization_config,
     )
     from inference_qa import Batches
-    from trainer_qa import FeatureCollator, QuestionAnsweringINCTrainer
+    from trainer_qa import FeatureCollator, QuestionAnsweringINCTrainer, log_saved_model
 
     features = prepare_features(
         dataset_of(examples["train"]), tokenizer, data_args, model_args.cache_dir, "train features"
@@ -238,7 +267,8 @@ def main():
         last_step = math.ceil(training_args.num_train_epochs * steps_per_epoch)
         if training_args.max_steps > 0:
             last_step = training_args.max_steps
-        configs["pruning_config"] = pruning_config(settings_for_pruning(optimization_args, steps_per_epoch, last_step))
+        settings["pruning"] = settings_for_pruning(optimization_args, steps_per_epoch, last_step)
+        configs["pruning_config"] = pruning_config(settings["pruning"])
     if distilling:
         teacher.to(training_args.device)
         configs["distillation_config"] = distillation_config(settings["distillation"], teacher)
@@ -282,9 +312,18 @@ def main():
         batches = next(iter(prepared.values()))[2] if prepared else trainer.calibration
         verify(trainer.model.cpu().eval(), loaded, batches.inputs(next(batches.by_length())), 0.0)
     evaluate_and_report(loaded, prepared, data_args, output_dir)
+    original = None
     if optimization_args.report:
         run = (config, tokenizer, model_args, data_args, training_args)
-        report_run(prepared["eval"], *run, changed=True, history=trainer.state.log_history, sparsity=sparsity)
+        original = report_run(
+            prepared["eval"], *run, changed=True, history=trainer.state.log_history, sparsity=sparsity
+        )
+    if "tensorboard" in training_args.report_to:
+        log_saved_model(output_dir, training_args.logging_dir, trainer.state.global_step)
+    steps = steps_of(settings, training_args, optimization_args)
+    write_card(output_dir, data_args, steps, hub and hub.repo_id, original)
+    if hub:
+        push(hub, output_dir)
 
 
 if __name__ == "__main__":

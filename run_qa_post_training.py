@@ -15,6 +15,7 @@ from arguments_qa import DataTrainingArguments, ModelArguments, OutcomeArguments
 from config_qa import find_config, quantization_settings
 from data_qa import load_examples
 from environment_qa import UsageError, check_stack, command
+from hub_qa import hub_of, push
 from model_qa import load_compressed, load_config_and_tokenizer, load_model, verify
 from output_qa import check_owner, claim_output_dir, decisive_settings, saving
 from report_qa import report_run
@@ -50,6 +51,10 @@ class OptimizationArguments(OutcomeArguments):
 def check_optimization(optimization_args, data_args, training_args):
     """Refuse mixes that no engine runs; arguments of a quantization that is not asked for are left alone."""
     positive("num_calibration_samples", optimization_args.num_calibration_samples)
+    if training_args.report_to:
+        raise UsageError("--report_to shows a training, and nothing is trained here; leave it out")
+    if training_args.push_to_hub and not optimization_args.apply_quantization:
+        raise UsageError("--push_to_hub sends the quantized model: give --apply_quantization as well")
     if not optimization_args.apply_quantization:
         if optimization_args.quantization_config is not None:
             raise UsageError(
@@ -75,6 +80,7 @@ def main():
     check_stack()
     model_args, data_args, training_args, optimization_args = parse_arguments(OptimizationArguments)
     check_optimization(optimization_args, data_args, training_args)
+    hub = hub_of(training_args)
     quantizing = optimization_args.apply_quantization
     use_ipex = quantizing and training_args.use_ipex
     static = quantizing and optimization_args.quantization_approach == "static"
@@ -96,6 +102,7 @@ def main():
     config, tokenizer = load_config_and_tokenizer(model_args, data_args, needs_head=True)
 
     # The heavy libraries are loaded only now that nothing more can be said about the input.
+    from card_qa import write_card
     from inference_qa import Batches, evaluate_and_report, f1_of_trials, prepare_evaluation
     from utils_qa import dataset_of, draw_features
 
@@ -135,8 +142,18 @@ def main():
         tolerance = VERIFY_TOLERANCE["bf16" if training_args.bf16 else "ipex" if use_ipex else "default"]
         verify(quantized, loaded, batches.inputs(next(batches.by_length())), tolerance)
     evaluate_and_report(loaded, prepared, data_args, output_dir)
+    original = None
     if optimization_args.report:
-        report_run(prepared["eval"], config, tokenizer, model_args, data_args, training_args, changed=True)
+        run = (config, tokenizer, model_args, data_args, training_args)
+        original = report_run(prepared["eval"], *run, changed=True)
+    approach = "Static" if static else "Dynamic"
+    engine = " on IPEX" if use_ipex else ""
+    rest = ", and bf16 for the rest" if training_args.bf16 else ""
+    calibrated = f", calibrated on {len(calibration.lengths)} windows of training questions" if static else ""
+    done = f"{approach} post-training quantization to int8{engine}{rest}{calibrated}"
+    write_card(output_dir, data_args, {done: settings}, hub and hub.repo_id, original)
+    if hub:
+        push(hub, output_dir)
 
 
 if __name__ == "__main__":

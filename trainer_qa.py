@@ -5,6 +5,7 @@ Does not belong here: building the compression configurations (`compression_qa.p
 """
 
 import itertools
+import json
 import random
 import signal
 import sys
@@ -18,19 +19,23 @@ from neural_compressor.compression.callbacks import QuantizationAwareTrainingCal
 from optimum.intel import INCTrainer
 from safetensors.torch import load_model, save_model
 from transformers import TrainerCallback
+from transformers.integrations import TensorBoardCallback
 from transformers.trainer import OPTIMIZER_NAME, SCHEDULER_NAME, TRAINER_STATE_NAME
 from transformers.trainer_pt_utils import LengthGroupedSampler
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, PredictionOutput, speed_metrics
 from transformers.utils import SAFE_WEIGHTS_NAME
 
 from compression_qa import (
+    activation_ranges,
     align_weight_quantizers,
     calibrate_observers,
     freeze_observers,
     keep_survivors,
+    loading_instructions,
     observers_are_frozen,
     pruner_state,
     restore_pruner,
+    sparsity,
 )
 from inference_qa import Batches, predict_logits
 from model_qa import drop_stale_weights
@@ -198,6 +203,25 @@ def _restore_random_state(state):
     torch.cuda.set_rng_state_all([each.cpu() for each in state["cuda"]])
 
 
+class _TensorBoard(TensorBoardCallback):
+    """Write how sparse the model is and how wide its activations are beside every loss that is logged."""
+
+    def __init__(self, trainer):
+        super().__init__()
+        self.trainer = trainer
+
+    def on_log(self, args, state, control, logs=None, **kwargs):
+        if "loss" in logs and state.is_world_process_zero:
+            model, step = self.trainer.model, state.global_step
+            if self.trainer.pruning_config is not None:
+                self.tb_writer.add_scalar("train/sparsity", sparsity(model), step)
+            # Straight to the writer: in `logs` they would all be printed, and shown in one group with the loss.
+            for name, (low, high) in activation_ranges(model).items():
+                self.tb_writer.add_scalar(f"activation_min/{name}", low, step)
+                self.tb_writer.add_scalar(f"activation_max/{name}", high, step)
+        super().on_log(args, state, control, logs=logs, **kwargs)
+
+
 class QuestionAnsweringINCTrainer(INCTrainer):
     """`INCTrainer` that evaluates and predicts through QA post-processing.
 
@@ -226,6 +250,8 @@ class QuestionAnsweringINCTrainer(INCTrainer):
         self._progress = None
         self.add_callback(_LossSoFar(self))
         self.add_callback(_StopOnSignal(self.args.device))
+        if self.pop_callback(TensorBoardCallback) is not None:
+            self.add_callback(_TensorBoard(self))
 
     @property
     def _pruners(self):
@@ -343,9 +369,12 @@ class QuestionAnsweringINCTrainer(INCTrainer):
         super().log(logs, *args, **kwargs)
 
     def _save(self, output_dir=None, state_dict=None):
-        if state_dict is None and self.quantization_config is None:
-            # INCTrainer would add an empty quantization configuration, of which every loading complains.
+        if state_dict is None:
+            # INCTrainer's own description of an int8 model would load with dropout, and an fp32 model it would give an
+            # empty one, of which every loading complains.
             state_dict = self.model.state_dict()
+            if self._quantizing:
+                state_dict["best_configure"] = loading_instructions(self._compression_manager.model.q_config)
         output_dir = output_dir or self.args.output_dir
         with written_beside(output_dir) as folder:
             super()._save(str(folder), state_dict)
@@ -381,3 +410,22 @@ class QuestionAnsweringINCTrainer(INCTrainer):
             loss = (weights[0] * loss + weights[1] * distilled) / sum(weights)
             outputs["loss"] = loss
         return (loss, outputs) if return_outputs else loss
+
+
+def log_saved_model(output_dir, logging_dir, step):
+    """Write the scores of the model as it was saved to tensorboard, as `saved/f1` and so on.
+
+    What `Trainer` logs while it trains is of the fake-quant model.
+
+    Args:
+        output_dir: folder with `all_results.json`.
+        logging_dir: folder of the event files.
+        step: the last optimizer step.
+    """
+    from torch.utils.tensorboard import SummaryWriter
+
+    results = json.loads((Path(output_dir) / "all_results.json").read_text(encoding="utf-8"))
+    with SummaryWriter(logging_dir) as writer:
+        for name in ("eval_f1", "eval_exact_match", "eval_exact", "sparsity"):
+            if name in results:
+                writer.add_scalar(f"saved/{name.removeprefix('eval_')}", results[name], step)

@@ -81,6 +81,7 @@ def test_defaults_survive_the_parser(base):
     for name, default in DEFAULTS[OptimizationArguments].items():
         assert getattr(optimization_args, name) == default
     assert (training_args.use_ipex, training_args.bf16, training_args.do_eval) == (False, False, False)
+    assert training_args.report_to == []
 
 
 def test_every_argument_has_a_help_text():
