@@ -157,10 +157,9 @@ print(answer(question="Who wrote it?", context="The letter was written by Ada in
 
 ```python
 {operators}from optimum.intel import INCModelForQuestionAnswering
-from transformers import AutoTokenizer, pipeline
+from transformers import pipeline
 
 model = INCModelForQuestionAnswering.from_pretrained("{name}")
-tokenizer = AutoTokenizer.from_pretrained("{name}")
-answer = pipeline("question-answering", model=model, tokenizer=tokenizer)
+answer = pipeline("question-answering", model=model, tokenizer="{name}")
 print(answer(question="Who wrote it?", context="The letter was written by Ada in 1843."))
 ```"""

@@ -68,11 +68,14 @@ def assert_arrived(hub, out, name, files):
 
 @pytest.mark.recipe
 def test_a_quantized_model_arrives(hub, tmp_path):
-    finished = run([*DYNAMIC, "--hub_token", TOKEN, "--hub_private_repo"], tmp_path, hub.url)
+    finished = run([*DYNAMIC, "--report", "--hub_token", TOKEN, "--hub_private_repo"], tmp_path, hub.url)
     assert finished.returncode == 0, finished.stderr
     assert f"sent to {hub.url}/tester/out" in finished.stdout
     assert hub.repositories.keys() == {"tester/out"} and hub.repositories["tester/out"]["private"]
-    assert_arrived(hub, tmp_path / "out", "tester/out", MODEL)
+    report = {"report.json", "report.md", "report_scores.png", "report_cost.png"}
+    assert_arrived(hub, tmp_path / "out", "tester/out", MODEL | report)
+    original = json.loads(hub.files["report.json"])["models"]["original"]
+    assert f"the original F1 {original['f1']:.2f} and exact match" in hub.files["README.md"].decode()
 
 
 @pytest.mark.recipe

@@ -29,9 +29,9 @@ def recipe(script, words):
 def of_readme():
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     for block in re.findall(r"```bash\n(python run_qa.*?)```", text, flags=re.DOTALL):
-        # A recipe trains or scores on a data set of the hub.
-        if "--dataset_name" in block:
-            _, script, *words = shlex.split(block.replace("\\\n", " "))
+        _, script, *words = shlex.split(block.replace("\\\n", " "), comments=True)
+        # The others start from a recipe's file.
+        if words[0].startswith("--"):
             yield recipe(script, words)
 
 
@@ -43,6 +43,16 @@ def of_file(path):
 def test_each_recipe_of_the_readme_is_a_file_and_each_file_is_a_recipe_of_the_readme():
     assert len(FILES) == 9
     assert sorted(map(of_file, FILES)) == sorted(of_readme())
+
+
+def test_the_commands_of_the_readme_that_start_from_a_file_are_understood(monkeypatch):
+    monkeypatch.chdir(ROOT)
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    commands = re.findall(r"^python (run_\w+\.py) (config/recipes/.*)$", text, flags=re.MULTILINE)
+    assert len(commands) == 3
+    for script, words in commands:
+        path, *flags = shlex.split(words)
+        assert recipe(script, [path, *flags]) != of_file(ROOT / path)
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""What the scripts save, loaded by other people's code: README.md's lines, the card, the hub."""
+"""What the scripts save, loaded as its users do: by the lines of README.md and by those of its own card."""
 
 import re
 import subprocess
@@ -55,7 +55,7 @@ def test_the_lines_of_the_readme_answer_from_a_saved_model_in_evaluation_mode(ki
 
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     (lines,) = re.findall(r"```python\n(from optimum.*?)```", readme, flags=re.DOTALL)
-    assert len([line for line in lines.splitlines() if line]) == 6
+    assert len([line for line in lines.splitlines() if line]) == 5
     lines = lines.replace("out/static", f"out/{kind}")
     if kind == "ipex":
         (first,) = re.findall(r"IPEX recipes needs `(import \w+)` before", readme)
@@ -64,7 +64,7 @@ def test_the_lines_of_the_readme_answer_from_a_saved_model_in_evaluation_mode(ki
 import torch
 dropouts = [module for module in model.model.modules() if type(module) is torch.nn.Dropout]
 print(any(module.training for module in dropouts) or getattr(model.model, "training", False))
-inputs = tokenizer("Who wrote it?", "The letter was written by Ada in 1843.", return_tensors="pt")
+inputs = answer.tokenizer("Who wrote it?", "The letter was written by Ada in 1843.", return_tensors="pt")
 with torch.no_grad():
     passes = [model(**inputs)["start_logits"] for _ in range(4)]
 print(all(one.equal(passes[1]) for one in passes[1:]))
@@ -74,3 +74,11 @@ print(all(one.equal(passes[1]) for one in passes[1:]))
     answer, mode, equal = answered.stdout.strip().splitlines()[-3:]
     assert re.fullmatch(r"\{'score': .*, 'answer': '.*'\}", answer)
     assert (mode, equal) == ("False", "True")
+
+    # The lines of the card, which name the folder, give the same.
+    (lines,) = re.findall(
+        r"```python\n(.*?)```", (output_dir / "README.md").read_text(encoding="utf-8"), flags=re.DOTALL
+    )
+    by_card = run(["-c", lines], output_dir.parent)
+    assert by_card.returncode == 0, by_card.stderr
+    assert by_card.stdout.strip().splitlines()[-1] == answer
