@@ -27,6 +27,8 @@ WRITTEN = (
     "*_results.json",
     "*_predictions.json",
     "*_null_odds.json",
+    "README.md",
+    "runs",
     "report.json",
     "report.md",
     "report*.png",

@@ -104,7 +104,7 @@ def test_what_a_file_gives_wins_over_a_configuration_file_like_a_flag(file):
 @pytest.mark.parametrize(
     ("words", "expected"),
     [
-        (["no-such.yaml", "--seed", "1"], "argument file no-such.yaml cannot be read"),
+        (["no-such.yaml", "--seed", "1"], "no-such.yaml"),
         (["{file}", "stray"], "stray behind"),
         (["{file}", "--no_such_flag", "1"], "unrecognized: --no_such_flag"),
     ],

@@ -50,32 +50,28 @@ def run(folder, *flags, **kwargs):
     return subprocess.run(command(folder, *flags), capture_output=True, text=True, timeout=600, **kwargs)
 
 
-def weights(folder):
-    """Return the saved values by name; those of int8 weights as integers, with their scales."""
+def same(value, other):
+    """Tell whether two saved values agree in every bit, packed int8 weights and INC's settings included."""
     import torch
 
-    values = {}
-    for name, value in torch.load(Path(folder) / "pytorch_model.bin", weights_only=False).items():
-        if isinstance(value, torch.Tensor) and value.is_quantized:
-            values[f"{name} scales"] = (
-                value.q_per_channel_scales() if value.qscheme() == torch.per_channel_affine else 0
-            )
-            value = value.int_repr()
-        values[name] = value
-    return values
+    if isinstance(value, torch.Tensor):
+        if value.is_quantized:
+            value, other = value.dequantize(), other.dequantize()
+        return torch.equal(value, other)
+    if isinstance(value, dict):
+        return value.keys() == other.keys() and all(same(value[key], other[key]) for key in value)
+    if isinstance(value, (list, tuple)):
+        return len(value) == len(other) and all(map(same, value, other))
+    return value == other
 
 
 def differences(folder, other):
-    """Return the names of the saved values that differ in any bit."""
+    """Return the names of the saved values that differ."""
     import torch
 
-    first, second = weights(folder), weights(other)
+    first, second = (torch.load(Path(place) / "pytorch_model.bin", weights_only=False) for place in (folder, other))
     assert first.keys() == second.keys()
-    return [
-        name
-        for name, value in first.items()
-        if not (torch.equal(value, second[name]) if isinstance(value, torch.Tensor) else value == second[name])
-    ]
+    return [name for name, value in first.items() if not same(value, second[name])]
 
 
 def kill_again_and_again(folder, flags, moments):
