@@ -1,20 +1,20 @@
-# `make demo` compresses the sample model and shows what it cost; `make test` runs the tests.
+# `make demo` compresses the sample model and reports what it cost; `make test` runs the tests.
 # Both make .venv first, if it is missing or older than the requirements files.
 
 BASE_PYTHON := $(shell command -v python3.11 || command -v python3)
 PYTHON := .venv/bin/python
 OUT := out
 DEMO := $(PYTHON) run_qa_post_training.py --model_name_or_path sample/distilbert-qa --train_file sample/train.json \
-	--validation_file sample/dev.json --do_eval --verify_loading --no_cuda --per_device_eval_batch_size 16
+	--validation_file sample/dev.json --do_eval --verify_loading --no_cuda --per_device_eval_batch_size 16 \
+	--apply_quantization --report
 
 .PHONY: demo test unit lint clean
 
 demo: .venv/run-ready
-	$(DEMO) --output_dir $(OUT)/fp32
-	$(DEMO) --output_dir $(OUT)/dynamic --apply_quantization
-	$(DEMO) --output_dir $(OUT)/static --apply_quantization --quantization_approach static
-	$(DEMO) --output_dir $(OUT)/ipex --apply_quantization --quantization_approach static --use_ipex
-	$(PYTHON) report_qa.py $(OUT)/fp32 $(OUT)/dynamic $(OUT)/static $(OUT)/ipex
+	$(DEMO) --output_dir $(OUT)/dynamic
+	$(DEMO) --output_dir $(OUT)/static --quantization_approach static
+	$(DEMO) --output_dir $(OUT)/ipex --quantization_approach static --use_ipex
+	$(PYTHON) report_qa.py $(OUT)/dynamic $(OUT)/static $(OUT)/ipex --output_dir $(OUT)/report
 
 test: .venv/test-ready lint
 	$(PYTHON) -m pytest

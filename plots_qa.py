@@ -12,6 +12,7 @@ import numpy as np
 from matplotlib import rc_context
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.text import Text
 from matplotlib.ticker import MaxNLocator
 
 OKABE_ITO = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#F0E442", "#000000")
@@ -119,7 +120,7 @@ def plot_loss(history, path):
     )
     panel.xaxis.set_major_locator(MaxNLocator(integer=True))
     panel.grid(alpha=0.3)
-    panel.legend(frameon=False)
+    figure.legend(loc="outside lower center", ncols=3, frameon=False)
     figure.savefig(path)
 
 
@@ -163,14 +164,12 @@ def plot_pareto(points, front, path):
 
 
 def _label_points(figure, panel, points):
-    """Write names and sizes above the points, moved up where two would lie over each other."""
+    """Write names and sizes above the points, each moved up until it lies over no other."""
     figure.canvas.draw()
-    renderer = figure.canvas.get_renderer()
     placed = []
     for point in sorted(points, key=lambda point: point["f1"]):
-        text = f"{point['name']}\n{point['size_mb']:.3g} MB"
         label = panel.annotate(
-            text,
+            f"{point['name']}\n{point['size_mb']:.3g} MB",
             (point["latency_ms"], point["f1"]),
             (0, 20),
             textcoords="offset points",
@@ -178,11 +177,11 @@ def _label_points(figure, panel, points):
             fontsize=10,
             arrowprops={"arrowstyle": "-", "color": GREY},
         )
-        box = label.get_window_extent(renderer)
-        while any(box.overlaps(other) for other in placed):
+        # The annotation's own extent would have the line to its point in it, which stays where it is.
+        while any(Text.get_window_extent(label).overlaps(other) for other in placed):
             label.xyann = (0, label.xyann[1] + 6)
-            box = label.get_window_extent(renderer)
-        placed.append(box)
+            label.update_positions(figure.canvas.get_renderer())
+        placed.append(Text.get_window_extent(label))
 
 
 def _figure(height, columns):
