@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+import pyarrow.compute as pc
 import torch
 from tqdm.auto import tqdm
 
@@ -21,7 +22,7 @@ from utils_qa import compute_metrics, dataset_of, extract_answers, prepare_featu
 
 
 class Batches:
-    """Padded batches of model inputs, cut straight out of the features' Arrow columns.
+    """Padded batches of model inputs, read from the features' Arrow columns as they are asked for.
 
     Args:
         features: `datasets.Dataset` from `prepare_features`.
@@ -32,18 +33,10 @@ class Batches:
     """
 
     def __init__(self, features, tokenizer, batch_size, width=None, multiple=1):
-        table = features.with_format("arrow")[:]
-        padding = {"input_ids": tokenizer.pad_token_id, "token_type_ids": tokenizer.pad_token_type_id}
-        self.columns = {}
-        for name in tokenizer.model_input_names:
-            if name in table.column_names:
-                column = table[name].combine_chunks()
-                first = column.offsets.to_numpy()
-                # A combined column may still start inside a larger buffer.
-                values = column.values.to_numpy()[first[0] : first[-1]]
-                self.columns[name] = (values, first - first[0], padding.get(name, 0))
-        first = next(iter(self.columns.values()))[1]
-        self.lengths = np.diff(first)
+        names = [name for name in tokenizer.model_input_names if name in features.column_names]
+        self.columns = features.select_columns(names).with_format("arrow")
+        self.padding = {"input_ids": tokenizer.pad_token_id, "token_type_ids": tokenizer.pad_token_type_id}
+        self.lengths = pc.list_value_length(self.columns["input_ids"]).to_numpy()
         self.batch_size, self.width, self.multiple = batch_size, width, multiple
         self.left = tokenizer.padding_side == "left"
 
@@ -64,14 +57,15 @@ class Batches:
         """Return the batch of `rows` as a dictionary of `(b, width)` int64 tensors."""
         mask = self.token_mask(rows)
         batch = {}
-        for name, (values, first, padding) in self.columns.items():
-            padded = np.full(mask.shape, padding, dtype=np.int64)
-            padded[mask] = np.concatenate([values[first[row] : first[row + 1]] for row in rows])
+        table = self.columns[rows]
+        for name in table.column_names:
+            padded = np.full(mask.shape, self.padding.get(name, 0), dtype=np.int64)
+            padded[mask] = pc.list_flatten(table[name]).to_numpy()
             batch[name] = torch.from_numpy(padded)
         return batch
 
 
-def forward_passes(model, batches, device="cpu", desc="Evaluating"):
+def forward_passes(model, batches, device="cpu", desc="Evaluating", done=0):
     """Run a model over features, similar lengths together, without gradients.
 
     Args:
@@ -80,17 +74,18 @@ def forward_passes(model, batches, device="cpu", desc="Evaluating"):
         batches: `Batches`.
         device: where the inputs go.
         desc: label of the progress bar.
+        done: features of the first batches that are not asked for any more.
 
     Yields:
         `(rows, mask, logits)`: the b features of the batch, `(b, width)` bool where they have tokens, and a dictionary
         of `start_logits` and `end_logits`, `(b, width)` float32 arrays.
     """
-    progress = tqdm(total=len(batches.lengths), desc=desc, unit="feature", delay=2)
+    progress = tqdm(total=len(batches.lengths), desc=desc, unit="feature", initial=done, delay=2)
     with torch.inference_mode():
         if isinstance(getattr(model, "model", None), torch.jit.ScriptModule):
             # The first call of a loaded graph runs before its int8 operators are fused, with other roundings.
             model(**batches.inputs(next(batches.by_length())))
-        for rows in batches.by_length():
+        for rows in itertools.islice(batches.by_length(), done // batches.batch_size, None):
             outputs = model(**{name: values.to(device) for name, values in batches.inputs(rows).items()})
             logits = {name: outputs[name].float().cpu().numpy() for name in ("start_logits", "end_logits")}
             yield rows, batches.token_mask(rows), logits

@@ -1,10 +1,13 @@
-"""The plain form of pre- and post-processing: one Python step for each token and each pair.
+"""The plain form of pre- and post-processing and of the scores: one Python step for each token and each pair.
 
-Belongs here: slow, obvious code that says what the vectorised functions of `utils_qa.py` must compute. `benchmarks/`
-measures them against it.
+Belongs here: slow, obvious code that says what the vectorised functions of `utils_qa.py` and `metric_qa.py` must
+compute. `benchmarks/` measures them against it.
 """
 
+import collections
 import json
+import re
+import string
 
 import numpy as np
 
@@ -74,13 +77,15 @@ def answers_of(
 ):
     """Return (predictions, n-best lists, null odds) as plain dictionaries."""
     all_start_logits, all_end_logits = predictions
+    numbers_of = collections.defaultdict(list)
+    for number, feature in enumerate(features):
+        numbers_of[feature["example_id"]].append(number)
     texts, nbest_lists, null_odds = {}, {}, {}
     for example in examples:
         null = None
         found = []
-        for number, feature in enumerate(features):
-            if feature["example_id"] != example["id"]:
-                continue
+        for number in numbers_of[example["id"]]:
+            feature = features[number]
             start_logits, end_logits, mapping = (
                 all_start_logits[number],
                 all_end_logits[number],
@@ -135,6 +140,41 @@ def answers_of(
             for candidate in best
         ]
     return texts, nbest_lists, null_odds
+
+
+def plain_normalize(text):
+    kept = "".join(character for character in text.lower() if character not in set(string.punctuation))
+    return " ".join(word for word in re.sub(r"\b(a|an|the)\b", " ", kept).split())
+
+
+def plain_f1(prediction, gold):
+    predicted, wanted = plain_normalize(prediction).split(), plain_normalize(gold).split()
+    same = sum(min(count, wanted.count(word)) for word, count in collections.Counter(predicted).items())
+    if same == 0:
+        return 0.0
+    return 2 * (same / len(predicted)) * (same / len(wanted)) / (same / len(predicted) + same / len(wanted))
+
+
+def plain_squad(texts, golds):
+    """SQuAD v1.1 in plain words: the best of the answers counts; no prediction, or no common word, counts 0."""
+    exact = f1 = 0
+    for identifier, answers in golds.items():
+        if identifier in texts:
+            exact += max(plain_normalize(texts[identifier]) == plain_normalize(answer) for answer in answers)
+            f1 += max(plain_f1(texts[identifier], answer) for answer in answers)
+    return {"exact_match": 100 * exact / len(golds), "f1": 100 * f1 / len(golds)}
+
+
+def plain_squad_v2(texts, golds, null_odds, threshold):
+    """SQuAD v2.0 by `transformers`, in the words of the official script."""
+    from transformers.data.metrics.squad_metrics import squad_evaluate
+    from transformers.data.processors.squad import SquadExample
+
+    examples = [
+        SquadExample(identifier, "", "", None, None, "", [{"text": text} for text in answers], not answers)
+        for identifier, answers in golds.items()
+    ]
+    return dict(squad_evaluate(examples, texts, dict(null_odds), threshold))
 
 
 def as_json(content):
