@@ -107,6 +107,7 @@ def load_model(model_args, config=None, flag="model_name_or_path", name=None, ne
         UsageError: the weights cannot be loaded, are not those of the configuration, or not finite.
     """
     from transformers import AutoModelForQuestionAnswering
+    from transformers.utils import logging
 
     name = name or model_args.model_name_or_path
     _refuse_missing_weights(flag, name)
@@ -119,13 +120,21 @@ def load_model(model_args, config=None, flag="model_name_or_path", name=None, ne
                 )
     kwargs = {} if config is None else {"config": config}
     auto_class = AutoModelForQuestionAnswering
-    model, info = from_pretrained(auto_class, flag, name, model_args, output_loading_info=True, **kwargs)
-    missing = [key for key in info["missing_keys"] if needs_head or key.startswith(f"{model.base_model_prefix}.")]
-    if missing:
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity_error()  # what it says of missing weights in many lines is said below in one
+    try:
+        model, info = from_pretrained(auto_class, flag, name, model_args, output_loading_info=True, **kwargs)
+    finally:
+        logging.set_verbosity(verbosity)
+    missing, encoder = info["missing_keys"], model.base_model.state_dict()
+    lacking = [key for key in missing if needs_head or key.removeprefix(f"{model.base_model_prefix}.") in encoder]
+    if lacking:
         raise UsageError(
-            f"--{flag} {name}: the weights lack {len(missing)} of those that config.json speaks of, {missing[0]} for "
+            f"--{flag} {name}: the weights lack {len(lacking)} of those that config.json speaks of, {lacking[0]} for "
             "one; name a model saved for question answering"
         )
+    if missing:
+        print(f"note: {name} has no question-answering head; the training starts from a random one")
     broken = [key for key, weight in model.named_parameters() if not weight.isfinite().all()]
     if broken:
         raise UsageError(f"--{flag} {name}: {broken[0]} holds values that are not finite; train the model anew")
