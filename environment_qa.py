@@ -13,6 +13,7 @@ import math
 import os
 import socket
 import sys
+import tempfile
 import threading
 import urllib.parse
 import urllib.request
@@ -235,8 +236,12 @@ def check_output_dir(path):
         raise UsageError(f"--output_dir {path} cannot be made: {error.strerror}; name another folder") from error
     if not existing.is_dir():
         raise UsageError(f"--output_dir {path}: {existing} is a file; name another folder")
-    if not os.access(existing, os.W_OK):
-        raise UsageError(f"--output_dir {path}: {existing} cannot be written to; name another folder")
+    try:
+        tempfile.TemporaryFile(dir=existing).close()  # only trying tells, of /proc for one
+    except OSError as error:
+        raise UsageError(
+            f"--output_dir {path}: {existing} cannot be written to ({error.strerror}); name another folder"
+        ) from error
 
 
 def make_output_dir(path):

@@ -202,17 +202,18 @@ def from_pretrained(auto_class, flag, name, model_args, **kwargs):
         raise UsageError(f"--{flag} {name} cannot be loaded: {reason}; {hint}") from error
 
 
-def load_pickled(path, extra_types=()):
+def load_pickled(path, device="cpu"):
     """Load a file that `torch.save` wrote. Nothing but tensors and plain values is built, no code in it is run.
 
-    What INC saves with a model (`best_configure`) and the states of optimizers and schedulers are made of these alone.
+    The types allowed are those of torch's own list. What INC saves with a model (`best_configure`), optimizers,
+    schedulers and the trainer's progress are made of these alone, so that no other has to be named here.
 
     Args:
         path: of the file.
-        extra_types: classes and functions that it may also name; `rng_types()` for `rng_state.pth`.
+        device: where the tensors go.
 
     Returns:
-        What was saved, its tensors on the CPU.
+        What was saved.
 
     Raises:
         UsageError: the file is missing or damaged, or names anything else.
@@ -220,8 +221,7 @@ def load_pickled(path, extra_types=()):
     import torch
 
     try:
-        with torch.serialization.safe_globals(list(extra_types)):
-            return torch.load(path, map_location="cpu", weights_only=True)
+        return torch.load(path, map_location=device, weights_only=True)
     except pickle.UnpicklingError as error:
         named = re.search(r"GLOBAL (\S+)|class (\S+) was not", str(error))
         found = next(filter(None, named.groups())) if named else "more than that, or is damaged"
@@ -234,13 +234,6 @@ def load_pickled(path, extra_types=()):
     except Exception as error:  # a damaged file leads torch to nearly any of them
         found = "a TorchScript program" if "TorchScript" in str(error) else "damaged, or not from torch.save"
         raise UsageError(f"{path} is {found}; give the weights as safetensors") from error
-
-
-def rng_types():
-    """Return what a trainer's `rng_state.pth` needs besides torch's own list: NumPy's generator state is an array."""
-    import numpy as np
-
-    return [np.core.multiarray._reconstruct, np.ndarray, np.dtype, np.dtypes.UInt32DType]
 
 
 def drop_stale_weights(output_dir):

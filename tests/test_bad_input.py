@@ -192,6 +192,12 @@ def occupied(folder):
     return {}
 
 
+def full(folder):
+    (folder / "out").mkdir()
+    (folder / "out" / "thesis.tex").write_text("mine", encoding="utf-8")
+    return {}
+
+
 def inside_a_file(folder):
     return {"--output_dir": folder / "good.json" / "out"}
 
@@ -431,6 +437,7 @@ POST_TRAINING = {
     ),
     # output folders
     "output folder that is a file": (occupied, ["--output_dir", "is a file"]),
+    "output folder with other things": (full, ["--output_dir", "thesis.tex", "--overwrite_output_dir"]),
     "output folder inside a file": (inside_a_file, ["--output_dir", "good.json is a file"]),
     "output folder where none can be": ({"--output_dir": "/proc/out"}, ["--output_dir /proc/out"]),
     "output name that no system takes": ({"--output_dir": "x" * 1000}, ["--output_dir xxx"]),
@@ -498,6 +505,10 @@ TRAINING = {
     "test questions twice": (
         lambda folder: {**file("f.json", [row(), row()], "--test_file")(folder), "--do_predict": True},
         ["--test_file", "'q7'"],
+    ),
+    "missing checkpoint": (
+        {"--resume_from_checkpoint": "out/checkpoint-9"},
+        ["--resume_from_checkpoint out/checkpoint-9", "no such folder"],
     ),
     # models
     "quantized model as base": (model(change_json("config.json", torch_dtype="int8")), ["quantized already"]),
