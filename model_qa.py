@@ -285,7 +285,8 @@ def check_torchscript(path):
 
     try:
         reader = torch._C.PyTorchFileReader(str(path))
-        parts = {name: reader.get_record(name) for name in reader.get_all_records() if name.endswith((".py", ".pkl"))}
+        names = {"constants.pkl", *(name for name in reader.get_all_records() if name.endswith((".py", ".pkl")))}
+        parts = {name: reader.get_record(name) for name in names}
     except RuntimeError as error:
         raise UsageError(f"{path} is no TorchScript archive; quantize the model anew") from error
     for name, content in parts.items():

@@ -369,6 +369,7 @@ POST_TRAINING = {
     "missing tokenizer": ({"--tokenizer_name": "./no-such-tokenizer"}, ["--tokenizer_name", "no-such-tokenizer"]),
     "missing configuration": ({"--config_name": "./no-such-config"}, ["--config_name", "no-such-config"]),
     "cache folder that is a file": ({"--cache_dir": SAMPLE / "make_sample.py"}, ["--cache_dir"]),
+    "cache folder where none can be": ({"--cache_dir": "/proc/cache"}, ["--cache_dir", "/proc/cache"]),
     "no configuration": (model(remove("config.json")), ["config.json"]),
     "no weights": (model(remove("model.safetensors")), ["model.safetensors", "pytorch_model.bin"]),
     "truncated weights": (model(write("model.safetensors", lambda old: old[: len(old) // 2])), ["cannot be loaded"]),
