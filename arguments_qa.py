@@ -246,7 +246,7 @@ def positive(flag, value):
 
 
 def _refuse(message):
-    raise UsageError(f"{message} (--help lists all arguments)")
+    raise UsageError(f"{message[:500]} (--help lists all arguments)")
 
 
 def _value_of(flag, words):
@@ -360,5 +360,10 @@ def _check_local_model(model_args, training_args):
         raise UsageError(f"--model_name_or_path {name}: there is no such folder")
     if kind_of(name) == "folder" and Path(name).resolve() == Path(training_args.output_dir).resolve():
         raise UsageError(f"--output_dir {training_args.output_dir} is the model's own folder; name another one")
+    checkpoint = training_args.resume_from_checkpoint
+    if checkpoint is not None and kind_of(checkpoint) != "folder":
+        raise UsageError(
+            f"--resume_from_checkpoint {checkpoint}: there is no such folder; name a checkpoint-... folder"
+        )
     if model_args.cache_dir is not None and kind_of(model_args.cache_dir) == "file":
         raise UsageError(f"--cache_dir {model_args.cache_dir} is a file; name a folder")

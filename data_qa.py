@@ -17,7 +17,7 @@ import json
 import re
 from pathlib import Path
 
-from environment_qa import UsageError
+from environment_qa import UsageError, kind_of
 
 
 class _ExampleError(Exception):
@@ -96,8 +96,9 @@ def _load_dataset(data_args, model_args):
             )
     except Exception as error:  # builders raise whatever their format's parser raises
         reason = " ".join(str(error).split())[:300] or type(error).__name__
-        local = "" if Path(name).exists() else "; if the hub cannot be reached, give a local folder or files"
-        raise UsageError(f"--dataset_name {name} cannot be loaded: {reason}{local}") from error
+        if kind_of(name) is None and datasets.config.HF_HUB_OFFLINE:
+            reason = "it is not in the cache, and the hub cannot be reached (offline)"
+        raise UsageError(f"--dataset_name {name} cannot be loaded: {reason}; give a local folder or files") from error
     if isinstance(loaded, datasets.Dataset):
         raise UsageError(f"--dataset_name {name} is a single split; save a DatasetDict with the splits it stands for")
     return loaded

@@ -13,6 +13,7 @@ import math
 import os
 import socket
 import sys
+import tempfile
 import threading
 import urllib.parse
 import urllib.request
@@ -108,6 +109,8 @@ def threads_were_chosen(environ, started_with):
 
 # IPEX imports torch's compiler, which would start idle workers of 600 MB each.
 os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", "1")
+# No progress bars for what is done in a moment; tqdm reads it when it is imported.
+os.environ.setdefault("TQDM_DELAY", "2")
 if not threads_were_chosen(os.environ, Path(f"/proc/{os.getppid()}/environ")):
     os.environ["OMP_NUM_THREADS"] = str(default_threads(os.environ, os.sched_getaffinity(0)))
 
@@ -181,7 +184,6 @@ def quiet_libraries():
     """
     os.environ.setdefault("LOGLEVEL", "ERROR")  # read by neural-compressor
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # IPEX overrides kernels of torch, which says so
-    os.environ.setdefault("TQDM_DELAY", "2")  # no progress bars for what is done in a moment
     warnings.simplefilter("ignore")
     for name in ("neural_compressor", "optimum.intel", "torch.utils.cpp_extension", "IPEX"):
         logging.getLogger(name).setLevel(logging.ERROR)
@@ -225,16 +227,21 @@ def check_output_dir(path):
     Raises:
         UsageError: it is a file, its name is none, or it or the nearest folder above it cannot be written to.
     """
+    if "\0" in path:
+        raise UsageError("--output_dir holds a NUL character, which no name may; name another folder")
     folder = Path(path).absolute()
     try:
         existing = next(place for place in (folder, *folder.parents) if place.exists())
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", error)
-        raise UsageError(f"--output_dir {path} cannot be made: {reason}; name another folder") from error
+    except OSError as error:
+        raise UsageError(f"--output_dir {path} cannot be made: {error.strerror}; name another folder") from error
     if not existing.is_dir():
         raise UsageError(f"--output_dir {path}: {existing} is a file; name another folder")
-    if not os.access(existing, os.W_OK):
-        raise UsageError(f"--output_dir {path}: {existing} cannot be written to; name another folder")
+    try:
+        tempfile.TemporaryFile(dir=existing).close()  # only trying tells, of /proc for one
+    except OSError as error:
+        raise UsageError(
+            f"--output_dir {path}: {existing} cannot be written to ({error.strerror}); name another folder"
+        ) from error
 
 
 def make_output_dir(path):

@@ -108,6 +108,7 @@ def load_model(model_args, config=None, flag="model_name_or_path", name=None, ne
         UsageError: the weights cannot be loaded, are not those of the configuration, or not finite.
     """
     from transformers import AutoModelForQuestionAnswering
+    from transformers.utils import logging
 
     name = name or model_args.model_name_or_path
     _refuse_missing_weights(flag, name)
@@ -120,13 +121,21 @@ def load_model(model_args, config=None, flag="model_name_or_path", name=None, ne
                 )
     kwargs = {} if config is None else {"config": config}
     auto_class = AutoModelForQuestionAnswering
-    model, info = from_pretrained(auto_class, flag, name, model_args, output_loading_info=True, **kwargs)
-    missing = [key for key in info["missing_keys"] if needs_head or key.startswith(f"{model.base_model_prefix}.")]
-    if missing:
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity_error()  # what it says of missing weights in many lines is said below in one
+    try:
+        model, info = from_pretrained(auto_class, flag, name, model_args, output_loading_info=True, **kwargs)
+    finally:
+        logging.set_verbosity(verbosity)
+    missing, encoder = info["missing_keys"], model.base_model.state_dict()
+    lacking = [key for key in missing if needs_head or key.removeprefix(f"{model.base_model_prefix}.") in encoder]
+    if lacking:
         raise UsageError(
-            f"--{flag} {name}: the weights lack {len(missing)} of those that config.json speaks of, {missing[0]} for "
+            f"--{flag} {name}: the weights lack {len(lacking)} of those that config.json speaks of, {lacking[0]} for "
             "one; name a model saved for question answering"
         )
+    if missing:
+        print(f"note: {name} has no question-answering head; the training starts from a random one")
     broken = [key for key, weight in model.named_parameters() if not weight.isfinite().all()]
     if broken:
         raise UsageError(f"--{flag} {name}: {broken[0]} holds values that are not finite; train the model anew")
@@ -219,17 +228,18 @@ def from_pretrained(auto_class, flag, name, model_args, **kwargs):
         raise UsageError(f"--{flag} {name} cannot be loaded: {reason}; {hint}") from error
 
 
-def load_pickled(path, extra_types=()):
+def load_pickled(path, device="cpu"):
     """Load a file that `torch.save` wrote. Nothing but tensors and plain values is built, no code in it is run.
 
-    What INC saves with a model (`best_configure`) and the states of optimizers and schedulers are made of these alone.
+    The types allowed are those of torch's own list. What INC saves with a model (`best_configure`), optimizers,
+    schedulers and the trainer's progress are made of these alone, so that no other has to be named here.
 
     Args:
         path: of the file.
-        extra_types: classes and functions that it may also name; `rng_types()` for `rng_state.pth`.
+        device: where the tensors go.
 
     Returns:
-        What was saved, its tensors on the CPU.
+        What was saved.
 
     Raises:
         UsageError: the file is missing or damaged, or names anything else.
@@ -237,8 +247,7 @@ def load_pickled(path, extra_types=()):
     import torch
 
     try:
-        with torch.serialization.safe_globals(list(extra_types)):
-            return torch.load(path, map_location="cpu", weights_only=True)
+        return torch.load(path, map_location=device, weights_only=True)
     except pickle.UnpicklingError as error:
         named = re.search(r"GLOBAL (\S+)|class (\S+) was not", str(error))
         found = next(filter(None, named.groups())) if named else "more than that, or is damaged"
@@ -251,13 +260,6 @@ def load_pickled(path, extra_types=()):
     except Exception as error:  # a damaged file leads torch to nearly any of them
         found = "a TorchScript program" if "TorchScript" in str(error) else "damaged, or not from torch.save"
         raise UsageError(f"{path} is {found}; give the weights as safetensors") from error
-
-
-def rng_types():
-    """Return what a trainer's `rng_state.pth` needs besides torch's own list: NumPy's generator state is an array."""
-    import numpy as np
-
-    return [np.core.multiarray._reconstruct, np.ndarray, np.dtype, np.dtypes.UInt32DType]
 
 
 def drop_stale_weights(output_dir):
@@ -306,7 +308,8 @@ def check_torchscript(path):
 
     try:
         reader = torch._C.PyTorchFileReader(str(path))
-        parts = {name: reader.get_record(name) for name in reader.get_all_records() if name.endswith((".py", ".pkl"))}
+        names = {"constants.pkl", *(name for name in reader.get_all_records() if name.endswith((".py", ".pkl")))}
+        parts = {name: reader.get_record(name) for name in names}
     except RuntimeError as error:
         raise UsageError(f"{path} is no TorchScript archive; quantize the model anew") from error
     for name, content in parts.items():

@@ -215,7 +215,7 @@ def main():
         check_teacher(optimization_args.teacher_model_name_or_path, tokenizer, model_args, data_args)
 
     # The heavy libraries are loaded only now that nothing more can be said about the input.
-    from transformers import set_seed
+    import torch
 
     from card_qa import write_card
     from inference_qa import (
@@ -228,7 +228,7 @@ def main():
     )
     from utils_qa import dataset_of, prepare_features
 
-    set_seed(training_args.seed)  # a head that is not in the checkpoint is drawn at random
+    torch.manual_seed(training_args.seed)  # a head that is not in the checkpoint is drawn at random
     batch_size = training_args.per_device_eval_batch_size
     model = load_model(model_args, config, needs_head=not training_args.do_train)
     if distilling:

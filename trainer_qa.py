@@ -18,7 +18,7 @@ from accelerate.utils import gather_object
 from neural_compressor.compression.callbacks import QuantizationAwareTrainingCallbacks
 from optimum.intel import INCTrainer
 from safetensors.torch import load_model, save_model
-from transformers import TrainerCallback
+from transformers import TrainerCallback, TrainerState
 from transformers.integrations import TensorBoardCallback
 from transformers.trainer import OPTIMIZER_NAME, SCHEDULER_NAME, TRAINER_STATE_NAME
 from transformers.trainer_pt_utils import LengthGroupedSampler
@@ -37,8 +37,9 @@ from compression_qa import (
     restore_pruner,
     sparsity,
 )
+from environment_qa import UsageError
 from inference_qa import Batches, predict_logits
-from model_qa import drop_stale_weights
+from model_qa import drop_stale_weights, load_pickled
 from output_qa import written_beside
 
 # Stands for "no probability" in masked logits. Minus infinity would turn 0 * -inf into NaN in the loss.
@@ -304,10 +305,16 @@ class QuestionAnsweringINCTrainer(INCTrainer):
 
     def _load_from_checkpoint(self, resume_from_checkpoint, model=None):
         folder = Path(resume_from_checkpoint)
-        load_model(self.model, folder / SAFE_WEIGHTS_NAME)
-        self._progress = torch.load(folder / PROGRESS_NAME, map_location=self.args.device, weights_only=True)
-        for pruner, state in zip(self._pruners, self._progress["pruners"], strict=True):
-            restore_pruner(pruner, state)
+        for name in (OPTIMIZER_NAME, SCHEDULER_NAME):
+            load_pickled(folder / name)  # for the errors: what is missing Trainer passes over
+        self._progress = load_pickled(folder / PROGRESS_NAME, self.args.device)
+        try:
+            TrainerState.load_from_json(folder / TRAINER_STATE_NAME)
+            load_model(self.model, folder / SAFE_WEIGHTS_NAME)
+            for pruner, state in zip(self._pruners, self._progress["pruners"], strict=True):
+                restore_pruner(pruner, state)
+        except Exception as error:  # the libraries raise nearly anything on a damaged file
+            raise UsageError(f"{folder} is no whole checkpoint of this run: {error}; remove it") from error
 
     def _load_rng_state(self, checkpoint):
         _restore_random_state(self._progress["random"][self.args.process_index])

@@ -75,7 +75,10 @@ def draw_features(examples, tokenizer, data_args, count, seed):
 def feature_cache(cache_dir=None):
     """Make, if need be, and return the folder for what is computed from features; `cache_dir` as given by the user."""
     folder = Path(cache_dir or datasets.config.HF_DATASETS_CACHE) / "qa_features"
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(f"--cache_dir: {folder} cannot be made ({error.strerror}); name another folder") from error
     return folder
 
 
@@ -98,7 +101,8 @@ def prepare_features(examples, tokenizer, data_args, cache_dir=None, desc=None):
         is not wholly inside the window).
 
     Raises:
-        UsageError: a question is so long that the windows could not advance through its context.
+        UsageError: a question is so long that the windows could not advance through its context, or the file in the
+            cache is damaged.
     """
     settings = {"max_seq_length": data_args.max_seq_length, "doc_stride": data_args.doc_stride}
     backend = tokenizer.backend_tokenizer
@@ -110,18 +114,21 @@ def prepare_features(examples, tokenizer, data_args, cache_dir=None, desc=None):
     for batch in examples.with_format("arrow")[:].to_batches(max_chunksize=1000):
         digest.update(batch.serialize())
     key = digest.hexdigest()[:32]
-    folder = feature_cache(cache_dir)
-    features = examples.with_format("arrow").map(
-        _windows_of,
-        batched=True,
-        fn_kwargs={"tokenizer": tokenizer, **settings},
-        remove_columns=examples.column_names,
-        num_proc=data_args.preprocessing_num_workers,
-        load_from_cache_file=not data_args.overwrite_cache,
-        cache_file_name=str(folder / f"{key}.arrow"),
-        new_fingerprint=key,
-        desc=desc,
-    )
+    cached = feature_cache(cache_dir) / f"{key}.arrow"
+    try:
+        features = examples.with_format("arrow").map(
+            _windows_of,
+            batched=True,
+            fn_kwargs={"tokenizer": tokenizer, **settings},
+            remove_columns=examples.column_names,
+            num_proc=data_args.preprocessing_num_workers,
+            load_from_cache_file=not data_args.overwrite_cache,
+            cache_file_name=str(cached),
+            new_fingerprint=key,
+            desc=desc,
+        )
+    except pa.ArrowInvalid as error:
+        raise UsageError(f"{cached} in the cache is damaged ({error}); remove it or give --overwrite_cache") from error
     return features.with_format(None)
 
 
