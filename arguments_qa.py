@@ -172,7 +172,7 @@ def parse_arguments(optimization_arguments_class, argv=None):
     """
     words = list(sys.argv[1:] if argv is None else argv)
     file, words_of_file = None, []
-    if words and words[0].endswith((".json", ".yaml", ".yml")):
+    if words and not words[0].startswith("-") and words[0].endswith((".json", ".yaml", ".yml")):
         file, *flags = words
         words_of_file = _words_of_argument_file(Path(file))
         if flags and not flags[0].startswith("-"):
