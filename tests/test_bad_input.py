@@ -333,7 +333,7 @@ POST_TRAINING = {
         ["f.json", "q8", "--version_2_with_negative"],
     ),
     "ids that command a terminal": (file("f.json", [row(id="q\x1b[2J"), row(id="q\x1b[2J")]), ["f.json", "unique"]),
-    "column with a long name": (file("f.json", [{"x" * 5000: 1}]), ["f.json", "row 1", "'question' column"]),
+    "column with a long name": (file("f.json", [{"x" * 5000: 1}]), ["f.json", "row 1", "'context' column"]),
     "duplicate ids": (file("f.json", [row(), row()]), ["f.json", "'q7'", "unique"]),
     "answer start beyond 32 bits": (
         file("f.json", [row(answers={"text": ["Ann"], "answer_start": [10**11]})]),
