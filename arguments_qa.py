@@ -246,7 +246,7 @@ def positive(flag, value):
 
 
 def _refuse(message):
-    raise UsageError(f"{message[:500]} (--help lists all arguments)")
+    raise UsageError(f"{message} (--help lists all arguments)")
 
 
 def _value_of(flag, words):

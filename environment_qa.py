@@ -118,12 +118,17 @@ if not threads_were_chosen(os.environ, Path(f"/proc/{os.getppid()}/environ")):
 class UsageError(Exception):
     """Input that a run cannot work with.
 
-    The message is one line for the user: the flag or file, what was found there, and what to do about it. White space
-    in it is folded, because names and the libraries' own messages may bring line ends along.
+    The message is one line for the user: the flag or file, what was found there, and what to do about it. Names and
+    the libraries' own messages may bring anything along: white space is folded, what a terminal could take for a
+    command is replaced, and of what is very long the middle is left out.
     """
 
     def __init__(self, message):
-        super().__init__(" ".join(message.split()))
+        line = "".join(
+            character if character.isprintable() else "\N{REPLACEMENT CHARACTER}"
+            for character in " ".join(message.split())
+        )
+        super().__init__(line if len(line) <= 900 else f"{line[:600]} ... {line[-250:]}")
 
 
 class SaveError(Exception):
