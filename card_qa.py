@@ -53,7 +53,7 @@ def write_card(output_dir, data_args, steps, repo_id=None, original=None):
     done = "\n".join(f"- {line}{_shown(settings)}" for line, settings in steps.items())
     if "sparsity" in results:
         done += f"\n- {100 * results['sparsity']:.1f} % of the weights of the linear operators are zero."
-    questions = f"{results.get('eval_samples')} questions of `{_source(data_args)}`"
+    questions = f"{results['eval_samples']} questions of `{_source(data_args)}`" if scores else ""
     text = f"""# {name}
 
 Answers questions about a text by a span of it.

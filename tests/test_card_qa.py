@@ -109,6 +109,12 @@ def test_two_sentences_say_what_was_lost(results, original, expected, folder):
     assert (card.data.eval_results is None) == (results is None)
 
 
+def test_a_training_without_questions_to_score_has_a_card(folder):
+    card, text = card_of(folder, DataTrainingArguments(train_file="train.json"), results={"train_loss": 1.0})
+    assert section(text, "What was lost").startswith("This model was not scored in this run.")
+    assert card.data.eval_results is None
+
+
 def test_it_says_what_was_done_and_how_sparse_the_model_is(folder):
     card, text = card_of(folder, FILES, results={**SCORED, "sparsity": 0.8981})
     done = section(text, "What was done")
