@@ -123,6 +123,7 @@ def test_prune_once_for_all_recipes_keep_every_zero(tmp_path):
         stages[stage] = tmp_path / stage
         finished = run_recipe(f"Prune Once For All, {stage}", stages[stage], SIZES_OF_SPARSE, model_name_or_path=model)
         assert_verified(finished)
+        assert_reloads_to_the_same_f1(stages[stage])
         patterns[stage] = zero_pattern(load_compressed(stages[stage]).model)
     for pattern in patterns.values():
         assert pattern.keys() == patterns["before"].keys()

@@ -1,11 +1,13 @@
 """Trainings that are killed, stopped or run out of disk, and go on: the weights of a run that was never cut off.
 
-The tests kill once for each recipe. By hand, 20 times at random moments, saves included:
+The tests kill once for each recipe. By hand, 20 times at random moments, every second one during a save:
 
     python tests/test_resume.py 20
 """
 
 import json
+import multiprocessing
+import os
 import random
 import resource
 import signal
@@ -33,6 +35,13 @@ RECIPES = {
     },
 }
 LAST_STEP = 36
+# Of the runs by hand, long enough for 20 kills.
+LONG_STEPS = 150
+# What those are forked from has imported this: most kills would hit the imports otherwise.
+LIBRARIES = (
+    *("run_qa", "trainer_qa", "card_qa", "distillation_qa"),
+    "transformers.models.distilbert.modeling_distilbert",
+)
 
 pytestmark = pytest.mark.recipe
 
@@ -72,20 +81,6 @@ def differences(folder, other):
     first, second = (torch.load(Path(place) / "pytorch_model.bin", weights_only=False) for place in (folder, other))
     assert first.keys() == second.keys()
     return [name for name, value in first.items() if not same(value, second[name])]
-
-
-def kill_again_and_again(folder, flags, moments):
-    """Start a training, kill it after each of `moments` (seconds), let it finish; return the checkpoints it had."""
-    had = []
-    for moment in moments:
-        process = subprocess.Popen(command(folder, *flags), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        time.sleep(moment)
-        process.kill()
-        process.wait()
-        had.append(sorted(path.name for path in Path(folder).glob("checkpoint-*")))
-    finished = run(folder, *flags)
-    assert finished.returncode == 0, finished.stderr
-    return had
 
 
 def kill_after_checkpoint(folder, flags, step):
@@ -158,15 +153,66 @@ def test_another_run_is_not_continued(tmp_path):
     assert sorted(folder.rglob("*")) == kept
 
 
-if __name__ == "__main__":
-    kills = int(sys.argv[1])
+def train_in_fork(words):
+    """What a forked process does; the one that it was forked from has imported the libraries already."""
+    with Path(os.devnull).open("w") as nowhere:
+        os.dup2(nowhere.fileno(), 1)
+        os.dup2(nowhere.fileno(), 2)
+    sys.argv = words
+    __import__("run_qa").main()
+
+
+def start(folder, flags):
+    words = [*command(folder, *flags)[1:], "--max_steps", str(LONG_STEPS)]
+    process = multiprocessing.get_context("forkserver").Process(target=train_in_fork, args=(words,))
+    process.start()
+    return process
+
+
+def kill_at(process, folder, seconds, in_save):
+    """Kill a training after some seconds, or so long after it began a save; tell whether it was in a save then."""
+    if in_save:
+        while process.is_alive() and not list(folder.glob(".unfinished-checkpoint-*")):
+            time.sleep(0.0005)
+    time.sleep(seconds)
+    alive = process.is_alive()
+    process.kill()
+    process.join()
+    assert alive, "the training was over before it was to be killed"
+    return bool(list(folder.glob(".unfinished*")))
+
+
+def main(kills):
+    multiprocessing.set_forkserver_preload(["test_resume", *LIBRARIES])
     for name, flags in RECIPES.items():
         with tempfile.TemporaryDirectory() as place:
+            whole, cut = Path(place) / "whole", Path(place) / "cut"
             begin = time.monotonic()
-            assert run(Path(place) / "whole", *flags).returncode == 0
+            process = start(whole, flags)
+            while process.is_alive() and not list(whole.glob("checkpoint-*")):
+                time.sleep(0.01)
+            first = time.monotonic() - begin
+            process.join()
+            seconds = time.monotonic() - begin
+            assert process.exitcode == 0
             draw = random.Random(name)
-            moments = [draw.uniform(0, time.monotonic() - begin) for _ in range(kills)]
-            had = kill_again_and_again(Path(place) / "cut", flags, moments)
-            inside = sum(bool(checkpoints) for checkpoints in had)
-            different = differences(Path(place) / "whole", Path(place) / "cut")
-            print(f"{name}: {kills} kills, {inside} with a checkpoint to go on from, {len(different)} tensors differ")
+            saves = 0
+            for number in range(kills):
+                # Half of the training is left for the saves that every second kill waits for.
+                longest = 0.03 if number % 2 else first + (seconds - first) / (2 * kills)
+                moment = draw.uniform(0, longest)
+                saves += kill_at(start(cut, flags), cut, moment, in_save=number % 2)
+            steps = [int(path.name.split("-")[1]) for path in cut.glob("checkpoint-*")]
+            process = start(cut, flags)
+            process.join()
+            assert process.exitcode == 0
+            different = differences(whole, cut)
+        print(
+            f"{name}: {kills} kills up to step {max(steps)} of {LONG_STEPS}, {saves} of them in a save; "
+            f"{len(different)} tensors differ",
+            flush=True,
+        )
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]))
