@@ -208,6 +208,8 @@ def parse_arguments(optimization_arguments_class, argv=None):
     parser.set_defaults(save_total_limit=2)
     # Without this TrainingArguments imports all of IPEX (8 s), to look for an Intel GPU where there is no NVIDIA one.
     parser.set_defaults(use_cpu=not torch.cuda.is_available())
+    # Of several processes the first one says it all.
+    parser.set_defaults(log_level_replica="error")
     # By default whatever tracker is installed would get the run, and tensorboard its files into the output folder.
     parser.set_defaults(report_to="none")
     parser.error = _refuse

@@ -5,6 +5,7 @@ observers' life during training, and counting zeros.
 Does not belong here: the loop itself (`trainer_qa.py`) and reading YAML (`config_qa.py`).
 """
 
+import contextlib
 import json
 import math
 import re
@@ -75,6 +76,38 @@ def calibrate_observers(model, batches, device="cpu"):
         quantizer.enable_fake_quant()
 
 
+def observe_together(model, counts):
+    """Make the activation observers of a fake-quant model see the batches of all processes, as those of one would.
+
+    Their operator moves the range towards the lowest and the highest activation of the batch and rounds by what comes
+    of it. Here it is shown those two values of all processes first, and then rounds without looking again.
+
+    Args:
+        model: fake-quant model, which must see batches in training mode in all processes at the same time.
+        counts: callable that tells whether this process's batch is one of those that count.
+    """
+
+    def forward(quantizer, activations):
+        plain = type(quantizer).forward
+        if not (quantizer.training and int(quantizer.observer_enabled)):
+            return plain(quantizer, activations)
+        with torch.no_grad():
+            low, high = torch.aminmax(activations)
+            furthest = torch.stack((-low, high))
+            if not counts():
+                furthest.fill_(-math.inf)
+            torch.distributed.all_reduce(furthest, torch.distributed.ReduceOp.MAX)
+            plain(quantizer, furthest * furthest.new_tensor((-1, 1)))
+        quantizer.disable_observer()
+        try:
+            return plain(quantizer, activations)
+        finally:
+            quantizer.enable_observer()
+
+    for quantizer in _activation_quantizers(model).values():
+        quantizer.forward = types.MethodType(forward, quantizer)
+
+
 def align_weight_quantizers(model):
     """Make fake-quant round weights by the very scales that the int8 model will have.
 
@@ -111,6 +144,17 @@ def freeze_observers(model):
     """Keep the activation ranges of a fake-quant model as they are; those of the weights go on following them."""
     for quantizer in _activation_quantizers(model).values():
         quantizer.disable_observer()
+
+
+@contextlib.contextmanager
+def observers_at_rest(model):
+    """Keep the activation ranges of a fake-quant model during its evaluation, in which observers would look on."""
+    observing = [quantizer for quantizer in _activation_quantizers(model).values() if int(quantizer.observer_enabled)]
+    for quantizer in observing:
+        quantizer.disable_observer()
+    yield
+    for quantizer in observing:
+        quantizer.enable_observer()
 
 
 def observers_are_frozen(model):

@@ -8,16 +8,21 @@ Does not belong here: the arguments themselves (`arguments_qa.py`) and anything 
 import contextlib
 import functools
 import importlib.metadata
+import json
 import logging
 import math
 import os
+import signal
 import socket
 import sys
 import tempfile
 import threading
+import time
+import traceback
 import urllib.parse
 import urllib.request
 import warnings
+from datetime import timedelta
 from pathlib import Path
 
 PROJECT_DIR = Path(__file__).resolve().parent
@@ -92,13 +97,14 @@ def default_threads(environ, cpus, root=Path("/")):
 def threads_were_chosen(environ, started_with):
     """Tell whether `OMP_NUM_THREADS` is the user's choice.
 
-    torchrun sets it to 1 where the user did not, which would leave most cores of a large machine idle.
+    torchrun and `accelerate launch` set it to 1 where the user did not, which leaves most of a large machine idle.
 
     Args:
         environ: environment variables of the process.
         started_with: path of the environment that the parent process, torchrun for instance, was started with.
     """
-    if environ.get("OMP_NUM_THREADS") != "1" or int(environ.get("LOCAL_WORLD_SIZE", 1)) == 1:
+    launched = int(environ.get("LOCAL_WORLD_SIZE", 1)) > 1 or "ACCELERATE_MIXED_PRECISION" in environ
+    if environ.get("OMP_NUM_THREADS") != "1" or not launched:
         return "OMP_NUM_THREADS" in environ
     try:
         variables = started_with.read_bytes().split(b"\0")
@@ -107,10 +113,30 @@ def threads_were_chosen(environ, started_with):
     return any(variable.startswith(b"OMP_NUM_THREADS=") for variable in variables)
 
 
+def others_are_missing(environ):
+    """Tell whether `accelerate launch` was asked for several processes and started one.
+
+    That is what it does on a machine without GPUs, unless it gets --multi_gpu, which starts them on CPUs as well.
+
+    Args:
+        environ: environment variables of the process.
+    """
+    launched_alone = "ACCELERATE_USE_CPU" in environ and "RANK" not in environ
+    mpi = any(name in environ for name in ("PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE"))
+    return launched_alone and "MASTER_ADDR" in environ and not mpi
+
+
+def is_first_process():
+    """Tell whether this is the one process of a run that prints and writes; torchrun calls it rank 0."""
+    return os.environ.get("RANK", "0") == "0"
+
+
 # IPEX imports torch's compiler, which would start idle workers of 600 MB each.
 os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", "1")
 # No progress bars for what is done in a moment; tqdm reads it when it is imported.
 os.environ.setdefault("TQDM_DELAY", "2")
+if not is_first_process():
+    os.environ["TQDM_DISABLE"] = "1"
 if not threads_were_chosen(os.environ, Path(f"/proc/{os.getppid()}/environ")):
     os.environ["OMP_NUM_THREADS"] = str(default_threads(os.environ, os.sched_getaffinity(0)))
 
@@ -135,25 +161,97 @@ class SaveError(Exception):
     """Something that a run made cannot be written, for want of room or rights."""
 
 
+# Seconds in which torchrun sees that a process has ended, and ends the others.
+LINGER = 2.0
+
+
 def command(main):
     """Decorate `main` so that errors end the process with one line on standard error.
 
-    The exit code is 2 for a `UsageError`, 1 for a `SaveError`, and 130 for Ctrl-C.
+    The exit code is 2 for a `UsageError`, 1 for a `SaveError`, and 130 for Ctrl-C. Of several processes of one run the
+    first alone prints, and the one that fails first ends all, with its line and its code.
     """
 
     @functools.wraps(main)
     def run(*args, **kwargs):
-        rank = f"rank {os.environ['RANK']}: " if int(os.environ.get("WORLD_SIZE", "1")) > 1 else ""
+        several = int(os.environ.get("WORLD_SIZE", "1")) > 1
+        rank = f"rank {os.environ['RANK']}: " if several else ""
+        trace, lost = "", False
+        if not is_first_process():
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         try:
             return main(*args, **kwargs)
         except (UsageError, SaveError) as error:
-            print(f"error: {rank}{error}", file=sys.stderr)
-            sys.exit(2 if isinstance(error, UsageError) else 1)
+            code, line = 2 if isinstance(error, UsageError) else 1, f"error: {rank}{error}"
         except KeyboardInterrupt:
-            print(f"{rank}interrupted; the same command starts again", file=sys.stderr)
-            sys.exit(130)
+            code, line = 130, f"{rank}interrupted; the same command starts again"
+        except SystemExit as ended:
+            if not several or not ended.code:
+                raise
+            code, line = ended.code, ""
+        except Exception as error:
+            if not several:
+                raise
+            reason = " ".join(str(error).split())
+            # What gloo and nccl say when the other end of a connection is gone; there is no type for it.
+            lost = any(text in reason for text in ("Connection closed by peer", "Connection reset", "ncclRemoteError"))
+            if lost:
+                reason = f"another process was killed, or its machine is gone ({reason})"
+            else:
+                reason, trace = f"{type(error).__name__}: {reason}", traceback.format_exc()
+            code, line = 1, f"error: {rank}{reason}"
+        if several:
+            _end_all(code, line, trace, lost)
+        print(line, file=sys.stderr)
+        sys.exit(code)
 
     return run
+
+
+def _end_all(code, line, trace, lost):
+    """End this process as one of several, and let the one that failed first speak for all.
+
+    torchrun ends the others when one of them has ended. Those that were waiting for it fail in their turn, with errors
+    that do not tell the reason, and bad input fails them all.
+
+    Args:
+        code: exit code.
+        line: what to say; empty if all was said.
+        trace: what to print before it.
+        lost: whether the error is no more than the end of another process.
+    """
+    # Those that come now are torchrun's, which has seen another process end.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
+    sys.stdout.flush()
+    first_code, first_line = _first_failure(code, line)
+    speaks = first_line == line
+    if speaks:
+        print(f"{trace}{line}", file=sys.stderr, flush=True)
+    file = os.environ.get("TORCHELASTIC_ERROR_FILE")
+    if file and first_line:
+        # torchrun shows it at the end of all that it prints itself.
+        shown = {"message": first_line, "extraInfo": {"py_callstack": first_line, "timestamp": str(int(time.time()))}}
+        Path(file).write_text(json.dumps({"message": shown}), encoding="utf-8")
+    if lost or not speaks:
+        # For torchrun to name the process that failed first, and no other.
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        time.sleep(LINGER)
+    # Connections that somebody still waits on can hold up the interpreter's own end.
+    os._exit(first_code)
+
+
+def _first_failure(code, line):
+    """Return code and line of the process that came here first, through the key-value store of torchrun."""
+    if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
+        return code, line
+    from torch.distributed import rendezvous
+
+    try:
+        store, _, _ = next(rendezvous("env://", timeout=timedelta(seconds=10)))
+        return json.loads(store.compare_set("failure of run_qa", "", json.dumps([code, line])))
+    except Exception:  # the machine with the store is gone
+        return code, line
 
 
 def check_stack(version_of=importlib.metadata.version):

@@ -18,6 +18,7 @@ from tqdm.auto import tqdm
 
 from environment_qa import UsageError
 from output_qa import write_text
+from processes_qa import add_up, own_share
 from utils_qa import compute_metrics, dataset_of, extract_answers, prepare_features, write_answers
 
 
@@ -65,7 +66,7 @@ class Batches:
         return batch
 
 
-def forward_passes(model, batches, device="cpu", desc="Evaluating", done=0):
+def forward_passes(model, batches, device="cpu", desc="Evaluating", chosen=None):
     """Run a model over features, similar lengths together, without gradients.
 
     Args:
@@ -74,18 +75,19 @@ def forward_passes(model, batches, device="cpu", desc="Evaluating", done=0):
         batches: `Batches`.
         device: where the inputs go.
         desc: label of the progress bar.
-        done: features of the first batches that are not asked for any more.
+        chosen: iterable of row numbers, batch by batch; all of `batches.by_length()` if `None`.
 
     Yields:
         `(rows, mask, logits)`: the b features of the batch, `(b, width)` bool where they have tokens, and a dictionary
         of `start_logits` and `end_logits`, `(b, width)` float32 arrays.
     """
-    progress = tqdm(total=len(batches.lengths), desc=desc, unit="feature", initial=done, delay=2)
+    chosen = list(batches.by_length() if chosen is None else chosen)
+    progress = tqdm(total=sum(map(len, chosen)), desc=desc, unit="feature", delay=2)
     with torch.inference_mode():
         if isinstance(getattr(model, "model", None), torch.jit.ScriptModule):
             # The first call of a loaded graph runs before its int8 operators are fused, with other roundings.
             model(**batches.inputs(next(batches.by_length())))
-        for rows in itertools.islice(batches.by_length(), done // batches.batch_size, None):
+        for rows in chosen:
             outputs = model(**{name: values.to(device) for name, values in batches.inputs(rows).items()})
             logits = {name: outputs[name].float().cpu().numpy() for name in ("start_logits", "end_logits")}
             yield rows, batches.token_mask(rows), logits
@@ -94,20 +96,27 @@ def forward_passes(model, batches, device="cpu", desc="Evaluating", done=0):
 
 
 def predict_logits(model, batches, device="cpu", desc="Evaluating"):
-    """Collect the logits of all features; parameters as in `forward_passes`.
+    """Collect the logits of all features, of which each process of a run computes its share.
+
+    Args:
+        model, batches, device, desc: as in `forward_passes`.
 
     Returns:
         `(start_logits, end_logits)`, each `(n, l)` float32 with `l` the longest feature, in the features' own order;
         position `i` is token `i`, and what lies behind the last token of a feature is -inf.
     """
     shape = (len(batches.lengths), int(batches.lengths.max()))
-    results = {name: np.full(shape, -np.inf, dtype=np.float32) for name in ("start_logits", "end_logits")}
+    results = {name: np.zeros(shape, dtype=np.float32) for name in ("start_logits", "end_logits")}
     tokens = np.arange(shape[1]) < batches.lengths[:, None]
-    for rows, mask, logits in forward_passes(model, batches, device, desc):
+    for rows, mask, logits in forward_passes(model, batches, device, desc, own_share(batches.by_length())):
         for name, result in results.items():
-            aligned = np.full((len(rows), shape[1]), -np.inf, dtype=np.float32)
+            aligned = np.zeros((len(rows), shape[1]), dtype=np.float32)
             aligned[tokens[rows]] = logits[name][mask]
             result[rows] = aligned
+    for name, result in results.items():
+        # What other processes have computed is zero here, and the other way round.
+        results[name] = add_up(result)
+        results[name][~tokens] = -np.inf
     return results["start_logits"], results["end_logits"]
 
 

@@ -9,12 +9,16 @@ import contextlib
 import json
 import os
 import shutil
+import socket
+import time
 from pathlib import Path
 
-from environment_qa import SaveError, UsageError
+from environment_qa import SaveError, UsageError, is_first_process
 
 # Holds the settings of the run that a folder belongs to.
 RUN_FILE = "run.json"
+# Seconds in which a file that one machine wrote is seen on another; NFS keeps what it knows of a folder for 30 to 60.
+SEEN_AFTER = 70
 # What --overwrite_output_dir removes, and nothing else.
 WRITTEN = (
     RUN_FILE,
@@ -97,31 +101,66 @@ def check_owner(path, settings, overwrite):
     except (OSError, ValueError):
         names = ", ".join(present[:3]) + (", ..." if len(present) > 3 else "")
         raise UsageError(f"--output_dir {path} holds other things ({names}); {way_out}") from None
-    differences = [
-        f"{name} {earlier.get(name)} (now {settings.get(name)})"
-        for name in sorted(earlier.keys() | settings.keys())
-        if earlier.get(name) != settings.get(name)
-    ]
-    if differences:
-        raise UsageError(f"--output_dir {path} holds a run with other settings: {'; '.join(differences)}; {way_out}")
+    if differences := _differences(earlier, settings, "now"):
+        raise UsageError(f"--output_dir {path} holds a run with other settings: {differences}; {way_out}")
+
+
+def _differences(settings, others, label):
+    """Tell what differs between two runs' settings as "NAME VALUE (LABEL VALUE); ...", the empty string if nothing."""
+    return "; ".join(
+        f"{name} {settings.get(name)} ({label} {others.get(name)})"
+        for name in sorted(settings.keys() | others.keys())
+        if settings.get(name) != others.get(name)
+    )
 
 
 def claim_output_dir(path, settings, overwrite):
-    """Make the output folder that of this run; call `check_owner` first.
+    """Make the output folder that of this run; call `check_owner` first, in all processes.
+
+    The first process does it, and the others see that they have the same folder and the same settings.
 
     Args:
         path, settings, overwrite: as in `check_owner`.
 
     Raises:
         SaveError: it cannot be made or written to.
+        UsageError: this process is on another machine and does not see the folder, or was started with other settings.
     """
+    from processes_qa import wait_for_all
+
     folder = Path(path)
+    wait_for_all()
+    if is_first_process():
+        _make_own(folder, settings, overwrite)
+    wait_for_all()
+    if not is_first_process():
+        _join(folder, settings)
+
+
+def _make_own(folder, settings, overwrite):
     with saving(folder):
         folder.mkdir(parents=True, exist_ok=True)
         for pattern in WRITTEN if overwrite else (".unfinished*",):
             for place in folder.glob(pattern):
                 shutil.rmtree(place) if place.is_dir() and not place.is_symlink() else place.unlink()
         write_text(folder / RUN_FILE, json.dumps(settings, indent=2, sort_keys=True) + "\n")
+
+
+def _join(folder, settings):
+    """See in another process than the first that the run is the same."""
+    file = folder / RUN_FILE
+    last = time.monotonic() + SEEN_AFTER
+    while not file.is_file() and time.monotonic() < last:
+        time.sleep(1)
+    try:
+        first = json.loads(file.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UsageError(
+            f"--output_dir {folder} on {socket.gethostname()} is not the folder that the first process writes to; "
+            "name one that all machines share"
+        ) from error
+    if differences := _differences(settings, first, "rank 0:"):
+        raise UsageError(f"the processes of this run have different arguments: {differences}; give all the same")
 
 
 def last_checkpoint(path):
@@ -147,11 +186,13 @@ def saving(place):
 
 
 def write_text(path, text):
-    """Write a small file whole: beside its place first, then renamed.
+    """Write a small file whole: beside its place first, then renamed. Of several processes the first one does it.
 
     Raises:
         SaveError: it cannot be written.
     """
+    if not is_first_process():
+        return
     unfinished = Path(path).with_name(f".unfinished-{Path(path).name}")
     with saving(path):
         unfinished.write_text(text, encoding="utf-8")

@@ -4,11 +4,14 @@
         --validation_file sample/dev.json --apply_quantization --verify_loading --do_train --do_eval \\
         --output_dir /tmp/qat
 
+On several processes with the same words behind `torchrun --nproc_per_node N`, or `accelerate launch`.
+
 Supported: quantization-aware training, nine pruning approaches, distillation from a live teacher or from its stored
 logits. Refused: IPEX and bf16 (see run_qa_post_training.py), configuration files without the flag that applies them.
 """
 
 import math
+import os
 from dataclasses import dataclass, field
 
 from arguments_qa import DataTrainingArguments, ModelArguments, OutcomeArguments, parse_arguments
@@ -21,7 +24,7 @@ from config_qa import (
     steps_of_epochs,
 )
 from data_qa import check_for_training, load_examples, source_of
-from environment_qa import UsageError, check_stack, command
+from environment_qa import UsageError, check_stack, command, is_first_process, others_are_missing
 from hub_qa import hub_of, push
 from model_qa import check_teacher, load_compressed, load_config_and_tokenizer, load_model, name_on_hub, verify
 from output_qa import check_owner, claim_output_dir, decisive_settings, last_checkpoint
@@ -95,6 +98,12 @@ def check_optimization(optimization_args, training_args):
         )
     if training_args.use_ipex or training_args.bf16:
         raise UsageError("--use_ipex and --bf16 are for run_qa_post_training.py; leave them out here")
+    sharing = training_args.accelerator_config
+    if sharing.split_batches or sharing.dispatch_batches or not sharing.even_batches:
+        raise UsageError(
+            "--accelerator_config: split_batches, dispatch_batches and even_batches work with their defaults only; "
+            "leave them out"
+        )
     if not 0.0 <= optimization_args.target_sparsity < 1.0:
         raise UsageError(f"--target_sparsity is {optimization_args.target_sparsity}; give a number from 0 to below 1")
     start, end = optimization_args.start_step, optimization_args.end_step
@@ -182,6 +191,8 @@ def main():
     check_stack()
     model_args, data_args, training_args, optimization_args = parse_arguments(OptimizationArguments)
     check_optimization(optimization_args, training_args)
+    if others_are_missing(os.environ):
+        print("note: accelerate launch has started one process only; --multi_gpu makes it start more, on CPUs as well")
     hub = hub_of(training_args)
     if optimization_args.report and "logging_steps" not in optimization_args.given:
         training_args.logging_steps = LOGGED_SHARE
@@ -226,6 +237,7 @@ def main():
         score,
         show_results,
     )
+    from processes_qa import check_same, gather, part, wait_for_all
     from utils_qa import dataset_of, prepare_features
 
     torch.manual_seed(training_args.seed)  # a head that is not in the checkpoint is drawn at random
@@ -234,13 +246,23 @@ def main():
     if distilling:
         name = optimization_args.teacher_model_name_or_path
         teacher = load_model(model_args, flag="teacher_model_name_or_path", name=name, needs_head=True)
-    prepared = prepare_evaluation(examples, tokenizer, data_args, model_args, batch_size)
+    # The first process of each machine fills the cache, the others read it.
+    data_args.overwrite_cache &= training_args.local_process_index == 0
+    with training_args.main_process_first():
+        prepared = prepare_evaluation(examples, tokenizer, data_args, model_args, batch_size)
+        used = [features for _, features, _ in prepared.values()]
+        if training_args.do_train:
+            train_examples = dataset_of(examples["train"])
+            features = prepare_features(train_examples, tokenizer, data_args, model_args.cache_dir, "train features")
+            used.append(features)
+    check_same(tuple(features._fingerprint for features in used), "questions, tokenizers or lengths of windows")
     output_dir = training_args.output_dir
     claim_output_dir(output_dir, decisive, training_args.overwrite_output_dir)
     if not training_args.do_train:
         device = training_args.device
         evaluate_and_report(model.to(device), prepared, data_args, output_dir, device, saved=False)
-        if optimization_args.report:
+        part()
+        if optimization_args.report and is_first_process():
             report_run(prepared["eval"], config, tokenizer, model_args, data_args, training_args, changed=False)
         return
 
@@ -252,22 +274,18 @@ def main():
         training_quantization_config,
     )
     from inference_qa import Batches
-    from trainer_qa import FeatureCollator, QuestionAnsweringINCTrainer, log_saved_model
+    from trainer_qa import FeatureCollator, QuestionAnsweringINCTrainer, log_saved_model, steps_per_epoch
 
-    features = prepare_features(
-        dataset_of(examples["train"]), tokenizer, data_args, model_args.cache_dir, "train features"
-    )
     parameters = sum(weights.numel() for weights in model.parameters())
     configs = {}
     if quantizing:
         configs["quantization_config"] = training_quantization_config(settings["quantization"], model)
     if pruning:
-        batches_per_epoch = math.ceil(len(features) / (training_args.train_batch_size * training_args.world_size))
-        steps_per_epoch = max(batches_per_epoch // training_args.gradient_accumulation_steps, 1)
-        last_step = math.ceil(training_args.num_train_epochs * steps_per_epoch)
+        epoch_steps = steps_per_epoch(training_args, len(features))
+        last_step = math.ceil(training_args.num_train_epochs * epoch_steps)
         if training_args.max_steps > 0:
             last_step = training_args.max_steps
-        settings["pruning"] = settings_for_pruning(optimization_args, steps_per_epoch, last_step)
+        settings["pruning"] = settings_for_pruning(optimization_args, epoch_steps, last_step)
         configs["pruning_config"] = pruning_config(settings["pruning"])
     if distilling:
         teacher.to(training_args.device)
@@ -296,8 +314,11 @@ def main():
         task="question-answering",
         **configs,
     )
-    trained = trainer.train(training_args.resume_from_checkpoint or last_checkpoint(output_dir))
-    trainer.save_model(output_dir)
+    # The first process knows: on another machine its newest files may not be seen yet.
+    trained = trainer.train(training_args.resume_from_checkpoint or gather(last_checkpoint(output_dir))[0])
+    if is_first_process():
+        trainer.save_model(output_dir)
+    wait_for_all()
 
     metrics = {**trained.metrics, "train_samples": len(examples["train"])}
     sparsity = sparsity_report(trainer.model, parameters) if pruning else {}
@@ -308,10 +329,13 @@ def main():
     show_results("train metrics", metrics)
     # What is verified and evaluated is what its users will load.
     loaded = load_compressed(output_dir)
-    if optimization_args.verify_loading:
+    if optimization_args.verify_loading and is_first_process():
         batches = next(iter(prepared.values()))[2] if prepared else trainer.calibration
         verify(trainer.model.cpu().eval(), loaded, batches.inputs(next(batches.by_length())), 0.0)
     evaluate_and_report(loaded, prepared, data_args, output_dir)
+    part()
+    if not is_first_process():
+        return
     original = None
     if optimization_args.report:
         run = (config, tokenizer, model_args, data_args, training_args)

@@ -8,6 +8,7 @@ The same command without --apply_quantization evaluates the model as it is. Supp
 v2.0 data, CPUs. Refused: IPEX with the dynamic approach, and bf16 without IPEX.
 """
 
+import os
 import sys
 from dataclasses import dataclass, field
 
@@ -77,6 +78,11 @@ def check_optimization(optimization_args, data_args, training_args):
 
 @command
 def main():
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise UsageError(
+            f"run_qa_post_training.py runs in one process, and {os.environ['WORLD_SIZE']} were started: start it with "
+            "python; run_qa.py is for several"
+        )
     check_stack()
     model_args, data_args, training_args, optimization_args = parse_arguments(OptimizationArguments)
     check_optimization(optimization_args, data_args, training_args)

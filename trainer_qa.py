@@ -6,6 +6,7 @@ Does not belong here: building the compression configurations (`compression_qa.p
 
 import itertools
 import json
+import math
 import random
 import signal
 import sys
@@ -14,7 +15,6 @@ from pathlib import Path
 
 import pyarrow.compute as pc
 import torch
-from accelerate.utils import gather_object
 from neural_compressor.compression.callbacks import QuantizationAwareTrainingCallbacks
 from optimum.intel import INCTrainer
 from safetensors.torch import load_model, save_model
@@ -32,7 +32,9 @@ from compression_qa import (
     freeze_observers,
     keep_survivors,
     loading_instructions,
+    observe_together,
     observers_are_frozen,
+    observers_at_rest,
     pruner_state,
     restore_pruner,
     sparsity,
@@ -41,11 +43,14 @@ from environment_qa import UsageError
 from inference_qa import Batches, predict_logits
 from model_qa import drop_stale_weights, load_pickled
 from output_qa import written_beside
+from processes_qa import gather, wait_for_all
 
 # Stands for "no probability" in masked logits. Minus infinity would turn 0 * -inf into NaN in the loss.
 MASKED_LOGIT = -1e9
 # Share of the training steps after which activation ranges are kept.
 FREEZE_AT = 0.5
+# Seconds in which the processes of one run hear of the same signal: Ctrl-C also reaches torchrun, which passes it on.
+ECHO = 2.0
 # File of a checkpoint with what neither model nor optimizer knows: pruners, random generators, the loss so far.
 PROGRESS_NAME = "progress.pt"
 
@@ -86,6 +91,64 @@ class FeatureCollator:
             batch["teacher_logits"] = logits
         return dict(batch)
 
+    def resized(self, batch, width):
+        """Return a batch with padding added, or taken away, up to `width` tokens, at least those of its longest."""
+        more = width - batch["input_ids"].shape[1]
+        left = self.tokenizer.padding_side == "left"
+        padding = {
+            "input_ids": self.tokenizer.pad_token_id,
+            "token_type_ids": self.tokenizer.pad_token_type_id,
+            "teacher_logits": MASKED_LOGIT,
+        }
+        labels = ("start_positions", "end_positions")
+        return {
+            name: values + (more if left else 0)
+            if name in labels
+            else torch.nn.functional.pad(values, (more, 0) if left else (0, more), value=padding.get(name, 0))
+            for name, values in batch.items()
+        }
+
+
+def features_per_epoch(args, count):
+    """Return how many of `count` training features an epoch takes.
+
+    Args:
+        args: `TrainingArguments`.
+        count: all there are.
+    """
+    batch = args.train_batch_size * args.world_size
+    step = batch * args.gradient_accumulation_steps
+    if args.group_by_length and batch < step < count:
+        # The loop counts whole optimizer steps in an epoch, and would carry the rest over into the next.
+        return count - count % step
+    return count - count % batch if args.dataloader_drop_last else count
+
+
+def steps_per_epoch(args, count):
+    """Return the optimizer steps of an epoch, as `INCTrainer` counts them; parameters as in `features_per_epoch`."""
+    batches = math.ceil(features_per_epoch(args, count) / (args.train_batch_size * args.world_size))
+    return max(batches // args.gradient_accumulation_steps, 1)
+
+
+def share_of_last_batch(args, count):
+    """Tell which rows of its last batch in an epoch are a process's own, and what they weigh.
+
+    Where the features do not go round, accelerate fills the batches of the last step up with features that had their
+    turn before. Left out, and with the right weights, the mean of all processes' losses is that of the features left.
+
+    Args:
+        args: `TrainingArguments`.
+        count: features that an epoch takes.
+
+    Returns:
+        `(rows, weight)`: the first `rows` of the batch count, and the loss of their mean with `weight`. A process with
+        none to count takes one with weight 0, since all have to exchange gradients.
+    """
+    size, processes = args.train_batch_size, args.world_size
+    left = count % (size * processes) or size * processes
+    rows = min(max(left - size * args.process_index, 0), size)
+    return max(rows, 1), rows * processes / left
+
 
 class _TrainingOrder(LengthGroupedSampler):
     """Features of similar length side by side, in an order that follows from the seed and the epoch alone.
@@ -100,10 +163,7 @@ class _TrainingOrder(LengthGroupedSampler):
         together = args.train_batch_size * args.gradient_accumulation_steps * args.world_size
         super().__init__(together, lengths=lengths, generator=torch.Generator())
         self.seed = args.seed if args.data_seed is None else args.data_seed
-        self.used = len(lengths)
-        if args.gradient_accumulation_steps > 1 and len(lengths) > together:
-            # The loop counts whole optimizer steps in an epoch, and would carry the rest over into the next.
-            self.used -= len(lengths) % together
+        self.used = features_per_epoch(args, len(lengths))
         self.set_epoch(0)
 
     def __len__(self):
@@ -149,22 +209,29 @@ class _StopOnSignal(TrainerCallback):
     SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
     def __init__(self, device):
-        self.received, self.device = 0, device
+        self.received, self.since, self.device = 0, 0.0, device
 
     def on_train_begin(self, args, state, control, **kwargs):
+        self.several = args.world_size > 1
         self.handlers = {number: signal.signal(number, self._receive) for number in self.SIGNALS}
 
     def _receive(self, number, frame):
-        self.received = number
-        for each in self.SIGNALS:
-            signal.signal(each, signal.SIG_DFL)
+        if not self.received:
+            self.received, self.since = number, time.monotonic()
+        elif time.monotonic() - self.since > ECHO:
+            signal.signal(number, signal.SIG_DFL)
+            signal.raise_signal(number)
+        if not self.several:
+            for each in self.SIGNALS:
+                signal.signal(each, signal.SIG_DFL)
 
     def on_step_end(self, args, state, control, **kwargs):
-        if args.world_size > 1:
+        if self.several:
             # Each process is told at a moment of its own; all of them leave after the same step.
-            received = torch.tensor(self.received, device=self.device)
-            torch.distributed.all_reduce(received, torch.distributed.ReduceOp.MAX)
-            self.received = int(received)
+            told = torch.tensor(self.received, device=self.device)
+            torch.distributed.all_reduce(told, torch.distributed.ReduceOp.MAX)
+            if not self.received:
+                self.received, self.since = int(told), time.monotonic()
         if self.received:
             control.should_save, control.should_evaluate = True, False
 
@@ -172,6 +239,7 @@ class _StopOnSignal(TrainerCallback):
         if self.received:
             if state.is_world_process_zero:
                 print(f"stopped after step {state.global_step} of {state.max_steps}; the same command continues there")
+            wait_for_all()  # the first process to end takes the others with it, the one that saves among them
             sys.exit(128 + self.received)
 
     def on_train_end(self, args, state, control, **kwargs):
@@ -271,6 +339,11 @@ class QuestionAnsweringINCTrainer(INCTrainer):
             adaptor._pre_hook_for_qat()
             align_weight_quantizers(self.model)
             self._start_observers()
+            if self.args.world_size > 1:
+                observe_together(self.model, lambda: self._counts)
+        if self.args.process_index > 0:
+            # As different as the rows of one batch: with one seed all processes would drop the same neurons out.
+            torch.manual_seed(self.args.seed + self.args.process_index)
         return super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
 
     def _get_train_sampler(self):
@@ -289,10 +362,11 @@ class QuestionAnsweringINCTrainer(INCTrainer):
     def _save_checkpoint(self, model, trial, metrics=None):
         self.store_flos()
         name = f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
+        losses = gather(self._total_loss_scalar + float(self._unlogged_loss))
         progress = {
             "pruners": [pruner_state(pruner) for pruner in self._pruners],
-            "random": gather_object([_random_state()]),
-            "loss": self._total_loss_scalar + float(self._unlogged_loss),
+            "random": gather(_random_state()),
+            "loss": sum(losses) / len(losses),
         }
         if self.is_world_process_zero():
             with written_beside(self.args.output_dir, name) as folder:
@@ -357,7 +431,8 @@ class QuestionAnsweringINCTrainer(INCTrainer):
         model = self.model.to(device)
         was_training = model.training
         batches = Batches(features, self.tokenizer, self.args.eval_batch_size)
-        logits = predict_logits(model.eval(), batches, device)
+        with observers_at_rest(model):
+            logits = predict_logits(model.eval(), batches, device)
         model.train(was_training)
         predictions = self.post_process_function(examples, features, logits, prefix)
         metrics = self.compute_metrics(predictions) if self.compute_metrics is not None else {}
@@ -369,6 +444,9 @@ class QuestionAnsweringINCTrainer(INCTrainer):
 
     def log(self, logs, *args, **kwargs):
         """Log the parts of a distilled student's loss beside `loss`, as means over the batches since the last log."""
+        if "train_loss" in logs:  # at the end; what came since the last log is that of this process
+            losses = gather(logs["train_loss"])
+            logs["train_loss"] = sum(losses) / len(losses)
         if "loss" in logs and self._loss_parts:
             means = self._nested_gather(torch.stack(self._loss_parts).mean(dim=0)).view(-1, 2).mean(dim=0)
             logs["loss_student"], logs["loss_distillation"] = (round(mean, 4) for mean in means.tolist())
@@ -387,12 +465,37 @@ class QuestionAnsweringINCTrainer(INCTrainer):
             super()._save(str(folder), state_dict)
         drop_stale_weights(output_dir)
 
+    def _as_part_of_step(self, inputs):
+        """Make a batch the part that it is of one large batch, so that processes learn what one would.
+
+        Args:
+            inputs: from the collator.
+
+        Returns:
+            `(inputs, weight)`: those that count, and the weight of their mean loss in the mean over processes.
+        """
+        weight = 1.0
+        if self.accelerator.gradient_state.end_of_dataloader:
+            rows, weight = share_of_last_batch(self.args, features_per_epoch(self.args, len(self.train_dataset)))
+            inputs = {name: values[:rows] for name, values in inputs.items()}
+        self._counts = weight > 0
+        if self.data_collator.width is None:
+            # The models' loss also counts the logits of padding, and in one batch all rows are padded to one width.
+            own = inputs["attention_mask"].sum(dim=1).max()
+            width = own * (weight > 0)
+            torch.distributed.all_reduce(width, torch.distributed.ReduceOp.MAX)
+            inputs = self.data_collator.resized(inputs, int(torch.maximum(own, width)))
+        return inputs, weight
+
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         """Mix the loss on the labels with the distillation loss, by the weights of INC's criterion.
 
         Padding takes no part in the distillation loss, so that neither the batch's width nor whether the teacher's
         logits come from a live teacher or from `teacher_logits` makes a difference.
         """
+        weight = 1.0
+        if self.args.world_size > 1:
+            inputs, weight = self._as_part_of_step(inputs)
         teacher_logits = inputs.pop("teacher_logits", None)
         outputs = model(**inputs)
         loss = outputs["loss"]
@@ -413,9 +516,10 @@ class QuestionAnsweringINCTrainer(INCTrainer):
             ]
             weights = self.distillation_callback.criterion.loss_weights
             distilled = self.compute_distillation_loss(*zip(*pairs, strict=True))
-            self._loss_parts.append(torch.stack((loss, distilled)).detach())
+            self._loss_parts.append(weight * torch.stack((loss, distilled)).detach())
             loss = (weights[0] * loss + weights[1] * distilled) / sum(weights)
-            outputs["loss"] = loss
+        loss = weight * loss
+        outputs["loss"] = loss
         return (loss, outputs) if return_outputs else loss
 
 
