@@ -17,6 +17,7 @@ import torch
 from tqdm.auto import tqdm
 
 from environment_qa import UsageError
+from model_qa import is_torchscript
 from output_qa import write_text
 from utils_qa import compute_metrics, dataset_of, extract_answers, prepare_features, write_answers
 
@@ -82,7 +83,7 @@ def forward_passes(model, batches, device="cpu", desc="Evaluating", done=0):
     """
     progress = tqdm(total=len(batches.lengths), desc=desc, unit="feature", initial=done, delay=2)
     with torch.inference_mode():
-        if isinstance(getattr(model, "model", None), torch.jit.ScriptModule):
+        if is_torchscript(model):
             # The first call of a loaded graph runs before its int8 operators are fused, with other roundings.
             model(**batches.inputs(next(batches.by_length())))
         for rows in itertools.islice(batches.by_length(), done // batches.batch_size, None):
