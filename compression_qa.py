@@ -14,6 +14,8 @@ from pathlib import Path
 
 import torch
 from neural_compressor import DistillationConfig, QuantizationAwareTrainingConfig, WeightPruningConfig
+from neural_compressor.compression.pruner.patterns.base import SparsityInfo
+from neural_compressor.compression.pruner.patterns.nxm import PytorchPatternNxM
 from neural_compressor.config import KnowledgeDistillationLossConfig
 from torch.ao.quantization import FakeQuantize, FakeQuantizeBase
 
@@ -160,6 +162,40 @@ def observers_at_rest(model):
 def observers_are_frozen(model):
     """Tell whether `freeze_observers` was called; the model's buffers hold that, so that checkpoints do."""
     return not any(int(quantizer.observer_enabled) for quantizer in _activation_quantizers(model).values())
+
+
+def count_masks_once(pruner):
+    """Keep one of INC's pruners from counting the zeros of all masks anew for each layer, longer than a step trains.
+
+    To decide on the mask of one layer INC looks at those of all layers. Here a mask is counted when it is new.
+
+    Args:
+        pruner: from the callbacks of INC's compression manager. Only patterns of blocks (1x1, 4x1) count like that.
+    """
+    pattern = getattr(pruner, "pattern", None)
+    if not isinstance(pattern, PytorchPatternNxM):
+        return
+    counted = {}  # layer -> the tensor, its version, and what was counted
+
+    def count(name, mask):
+        known, version, found = counted.get(name, (None, None, None))
+        if mask is not known or mask._version != version:
+            reduced = pattern.get_reduced_masks_from_data(mask.float(), name)
+            zeros, total = reduced.numel() - int(reduced.count_nonzero()), reduced.numel()
+            found = SparsityInfo(zeros, total, zeros / total)
+            counted[name] = mask, mask._version, found
+        return found
+
+    def each_layer(masks):
+        found = {name: count(name, mask) for name, mask in masks.items() if name not in pattern.invalid_layers}
+        zeros, total = (sum(getattr(each, name) for each in found.values()) for name in ("zero_cnt", "total_cnt"))
+        return found, SparsityInfo(zeros, total, zeros / total if total else 0.0)
+
+    def ratio(masks, return_dict=False):
+        _, info = each_layer(masks)
+        return info._asdict() if return_dict else info.sparsity_ratio
+
+    pattern.get_sparsity_ratio_each_layer, pattern.get_sparsity_ratio = each_layer, ratio
 
 
 def pruner_state(pruner):

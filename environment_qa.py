@@ -5,7 +5,9 @@ a wrong stack or a wrong argument is answered at once.
 Does not belong here: the arguments themselves (`arguments_qa.py`) and anything about questions or models.
 """
 
+import concurrent.futures
 import contextlib
+import ctypes
 import functools
 import importlib.metadata
 import json
@@ -131,6 +133,21 @@ def is_first_process():
     return os.environ.get("RANK", "0") == "0"
 
 
+def keep_freed_memory():
+    """Let glibc keep the memory of freed tensors for the next ones.
+
+    By itself it gives each large block back to the system, and gets it again page by page for the next tensor: 10 to
+    20 % of a forward pass. The peak stays what it was.
+    """
+    # glibc's numbers of M_MMAP_THRESHOLD and M_TRIM_THRESHOLD; other C libraries have no such function.
+    with contextlib.suppress(OSError, AttributeError):
+        libc = ctypes.CDLL(None)
+        libc.mallopt(-3, 1 << 30)
+        libc.mallopt(-1, 2**31 - 1)
+
+
+if not any(name.startswith("MALLOC_") for name in os.environ):
+    keep_freed_memory()
 # IPEX imports torch's compiler, which would start idle workers of 600 MB each.
 os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", "1")
 # No progress bars for what is done in a moment; tqdm reads it when it is imported.
@@ -290,6 +307,37 @@ def quiet_libraries():
     warnings.simplefilter("ignore")
     for name in ("neural_compressor", "optimum.intel", "torch.utils.cpp_extension", "IPEX"):
         logging.getLogger(name).setLevel(logging.ERROR)
+
+
+def ask_about_processor():
+    """Let py-cpuinfo find out about the processor in a thread, once, while other things are done.
+
+    INC asks it twice as it is imported, and each time waits for a second in which a clock is measured.
+    """
+    import cpuinfo
+
+    asked = concurrent.futures.ThreadPoolExecutor(max_workers=1).submit(cpuinfo.get_cpu_info)
+    cpuinfo.get_cpu_info = asked.result
+
+
+@contextlib.contextmanager
+def without_ipex(hidden=True):
+    """Import INC inside this context without IPEX, which it imports wherever it is installed.
+
+    IPEX brings torch's compiler along: 2 s, and 1,500 modules, that nothing but a model on IPEX needs.
+
+    Args:
+        hidden: false where such a model is what is wanted; nothing happens then.
+    """
+    name = "intel_extension_for_pytorch"
+    hidden = hidden and name not in sys.modules
+    if hidden:
+        sys.modules[name] = None  # Python's own way to say that there is none
+    try:
+        yield
+    finally:
+        if hidden:
+            del sys.modules[name]
 
 
 def go_offline_without_hub():

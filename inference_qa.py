@@ -17,6 +17,7 @@ import torch
 from tqdm.auto import tqdm
 
 from environment_qa import UsageError
+from model_qa import is_torchscript
 from output_qa import write_text
 from processes_qa import add_up, own_share
 from utils_qa import compute_metrics, dataset_of, extract_answers, prepare_features, write_answers
@@ -84,7 +85,7 @@ def forward_passes(model, batches, device="cpu", desc="Evaluating", chosen=None)
     chosen = list(batches.by_length() if chosen is None else chosen)
     progress = tqdm(total=sum(map(len, chosen)), desc=desc, unit="feature", delay=2)
     with torch.inference_mode():
-        if isinstance(getattr(model, "model", None), torch.jit.ScriptModule):
+        if is_torchscript(model):
             # The first call of a loaded graph runs before its int8 operators are fused, with other roundings.
             model(**batches.inputs(next(batches.by_length())))
         for rows in chosen:

@@ -24,7 +24,15 @@ from config_qa import (
     steps_of_epochs,
 )
 from data_qa import check_for_training, load_examples, source_of
-from environment_qa import UsageError, check_stack, command, is_first_process, others_are_missing
+from environment_qa import (
+    UsageError,
+    ask_about_processor,
+    check_stack,
+    command,
+    is_first_process,
+    others_are_missing,
+    without_ipex,
+)
 from hub_qa import hub_of, push
 from model_qa import check_teacher, load_compressed, load_config_and_tokenizer, load_model, name_on_hub, verify
 from output_qa import check_owner, claim_output_dir, decisive_settings, last_checkpoint
@@ -226,6 +234,7 @@ def main():
         check_teacher(optimization_args.teacher_model_name_or_path, tokenizer, model_args, data_args)
 
     # The heavy libraries are loaded only now that nothing more can be said about the input.
+    ask_about_processor()
     import torch
 
     from card_qa import write_card
@@ -266,15 +275,16 @@ def main():
             report_run(prepared["eval"], config, tokenizer, model_args, data_args, training_args, changed=False)
         return
 
-    from compression_qa import (
-        distillation_config,
-        pruning_config,
-        save_sparsity,
-        sparsity_report,
-        training_quantization_config,
-    )
-    from inference_qa import Batches
-    from trainer_qa import FeatureCollator, QuestionAnsweringINCTrainer, log_saved_model, steps_per_epoch
+    with without_ipex():
+        from compression_qa import (
+            distillation_config,
+            pruning_config,
+            save_sparsity,
+            sparsity_report,
+            training_quantization_config,
+        )
+        from inference_qa import Batches
+        from trainer_qa import FeatureCollator, QuestionAnsweringINCTrainer, log_saved_model, steps_per_epoch
 
     parameters = sum(weights.numel() for weights in model.parameters())
     configs = {}

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from arguments_qa import DataTrainingArguments, ModelArguments, OutcomeArguments, parse_arguments, positive
 from config_qa import find_config, quantization_settings
 from data_qa import load_examples
-from environment_qa import UsageError, check_stack, command
+from environment_qa import UsageError, ask_about_processor, check_stack, command, without_ipex
 from hub_qa import hub_of, push
 from model_qa import load_compressed, load_config_and_tokenizer, load_model, verify
 from output_qa import check_owner, claim_output_dir, decisive_settings, saving
@@ -108,6 +108,7 @@ def main():
     config, tokenizer = load_config_and_tokenizer(model_args, data_args, needs_head=True)
 
     # The heavy libraries are loaded only now that nothing more can be said about the input.
+    ask_about_processor()
     from card_qa import write_card
     from inference_qa import Batches, evaluate_and_report, f1_of_trials, prepare_evaluation
     from utils_qa import dataset_of, draw_features
@@ -126,7 +127,8 @@ def main():
             report_run(prepared["eval"], config, tokenizer, model_args, data_args, training_args, changed=False)
         return
 
-    from quantization_qa import VERIFY_TOLERANCE, quantization_config, quantize
+    with without_ipex(not use_ipex):
+        from quantization_qa import VERIFY_TOLERANCE, quantization_config, quantize
 
     calibration = None
     if static:

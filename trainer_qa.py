@@ -29,6 +29,7 @@ from compression_qa import (
     activation_ranges,
     align_weight_quantizers,
     calibrate_observers,
+    count_masks_once,
     freeze_observers,
     keep_survivors,
     loading_instructions,
@@ -315,6 +316,8 @@ class QuestionAnsweringINCTrainer(INCTrainer):
             # On a processor with bf16 INC puts the operators that stay in fp32 into bf16, and then cannot load them.
             self._compression_manager.adaptor.use_bf16 = False
             self.add_callback(_FrozenRanges(self))
+        for pruner in self._pruners:
+            count_masks_once(pruner)
         self.add_callback(_BeforeConversion(self))
         self._progress = None
         self.add_callback(_LossSoFar(self))
