@@ -378,7 +378,7 @@ def check_output_dir(path):
     Raises:
         UsageError: it is a file, its name is none, or it or the nearest folder above it cannot be written to.
     """
-    if "\0" in path:
+    if "\0" in str(path):
         raise UsageError("--output_dir holds a NUL character, which no name may; name another folder")
     folder = Path(path).absolute()
     try:
