@@ -8,6 +8,7 @@ Does not belong here: the arguments themselves (`arguments_qa.py`) and anything 
 import contextlib
 import functools
 import importlib.metadata
+import importlib.util
 import logging
 import math
 import os
@@ -31,6 +32,8 @@ STACK = {
     "transformers": "4.45",
     "numpy": "1.26",
 }
+# Modules that each format of export_qa.py needs besides; requirements-FORMAT.txt brings them.
+EXTRAS = {"onnx": ("onnx", "onnxruntime"), "openvino": ("onnx", "openvino", "nncf")}
 
 
 def physical_cores(cpus, root=Path("/")):
@@ -111,8 +114,15 @@ def threads_were_chosen(environ, started_with):
 os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", "1")
 # No progress bars for what is done in a moment; tqdm reads it when it is imported.
 os.environ.setdefault("TQDM_DELAY", "2")
+# OpenVINO and NNCF send word of their use to their makers, unless this package of theirs cannot be imported.
+sys.modules.setdefault("openvino_telemetry", None)
 if not threads_were_chosen(os.environ, Path(f"/proc/{os.getppid()}/environ")):
     os.environ["OMP_NUM_THREADS"] = str(default_threads(os.environ, os.sched_getaffinity(0)))
+
+
+def chosen_threads():
+    """Return the number of threads that this process computes with, by its own choice or the user's."""
+    return int(os.environ["OMP_NUM_THREADS"].split(",")[0])  # "4,2": so many on each level
 
 
 class UsageError(Exception):
@@ -182,6 +192,23 @@ def check_stack(version_of=importlib.metadata.version):
         )
 
 
+def check_extra(export_format):
+    """See that what an export format needs is installed, importing none of it.
+
+    Args:
+        export_format: one of `EXTRAS`.
+
+    Raises:
+        UsageError: something is missing.
+    """
+    missing = [name for name in EXTRAS[export_format] if importlib.util.find_spec(name) is None]
+    if missing:
+        raise UsageError(
+            f"--export_format {export_format} needs {' and '.join(missing)}, not installed here; "
+            f"mend it with: {sys.executable} -m pip install -r {PROJECT_DIR / f'requirements-{export_format}.txt'}"
+        )
+
+
 def quiet_libraries():
     """Keep the libraries' banners and repeated warnings off the terminal; call it before they are imported.
 
@@ -232,7 +259,7 @@ def check_output_dir(path):
     Raises:
         UsageError: it is a file, its name is none, or it or the nearest folder above it cannot be written to.
     """
-    if "\0" in path:
+    if "\0" in str(path):
         raise UsageError("--output_dir holds a NUL character, which no name may; name another folder")
     folder = Path(path).absolute()
     try:
