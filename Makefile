@@ -32,7 +32,7 @@ lint: .venv/test-ready
 	$(PYTHON) -m pip install --quiet --requirement requirements.txt
 	touch $@
 
-.venv/test-ready: requirements-dev.txt .venv/run-ready
+.venv/test-ready: requirements-dev.txt requirements-onnx.txt requirements-openvino.txt .venv/run-ready
 	$(PYTHON) -m pip install --quiet --requirement requirements-dev.txt
 	touch $@
 

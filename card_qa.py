@@ -4,17 +4,18 @@ Belongs here: metadata and text of the card, taken from what a run left in its o
 Does not belong here: sending it (`hub_qa.py`) and scoring (`inference_qa.py`).
 """
 
+import importlib.metadata
 import json
 from pathlib import Path
 
 import yaml
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
-from environment_qa import STACK, kind_of
+from environment_qa import EXTRAS, STACK, kind_of
 from output_qa import write_text
 
 
-def write_card(output_dir, data_args, steps, repo_id=None, original=None):
+def write_card(output_dir, data_args, steps, repo_id=None, original=None, export_format=None):
     """Write the model card of a finished run.
 
     Args:
@@ -24,6 +25,7 @@ def write_card(output_dir, data_args, steps, repo_id=None, original=None):
         repo_id: name on the hub; that of the folder if `None`.
         original: metrics of the model before compression on the same questions, with the names of
             `all_results.json`, if they are known.
+        export_format: `onnx` or `openvino` if that is what the folder holds.
 
     Raises:
         SaveError: the card cannot be written.
@@ -33,18 +35,18 @@ def write_card(output_dir, data_args, steps, repo_id=None, original=None):
     results_file = folder / "all_results.json"
     results = json.loads(results_file.read_text(encoding="utf-8")) if results_file.is_file() else {}
     name = repo_id or folder.resolve().name
-    int8 = "int8" in str(config.get("torch_dtype"))
+    int8 = any("int8" in line for line in steps) if export_format else "int8" in str(config.get("torch_dtype"))
     ipex = config.get("backend") == "ipex"
     on_hub = data_args.dataset_name is not None and kind_of(data_args.dataset_name) is None
     scores = _scores(results)
-    tags = ["neural-compressor"]
+    tags = [export_format or "neural-compressor"]
     tags += ["int8"] if int8 else []
     tags += ["ipex"] if ipex else []
     tags += ["pruned"] if "sparsity" in results else []
     metadata = ModelCardData(
         base_model=config.get("_name_or_path") or None,
         datasets=[data_args.dataset_name] if on_hub else None,
-        library_name="optimum-intel" if int8 else "transformers",
+        library_name=_library(export_format, int8),
         pipeline_tag="question-answering",
         tags=tags,
         model_name=name if scores else None,
@@ -68,7 +70,7 @@ Answers questions about a text by a span of it.
 
 ## How to load it
 
-{_snippet(name, int8, ipex)}
+{_exported_snippet(name, export_format) if export_format else _snippet(name, int8, ipex)}
 """
     write_text(folder / "README.md", str(ModelCard(f"---\n{metadata.to_yaml()}\n---\n\n{text}")))
 
@@ -137,6 +139,38 @@ def _loss(scores, before, questions):
         f"This model reaches {reached} on {questions}, the original F1 {before['f1']:.2f} and exact match "
         f"{before['exact_match']:.2f}. So {' and '.join(changes)}."
     )
+
+
+def _library(export_format, int8):
+    if export_format == "onnx":
+        return "optimum"
+    return "optimum-intel" if export_format or int8 else "transformers"
+
+
+def _exported_snippet(name, export_format):
+    packages = ("transformers", "optimum-intel" if export_format == "openvino" else "optimum-onnx")
+    # NNCF made the model, and nothing of it is left there.
+    packages += tuple(package for package in EXTRAS[export_format] if package not in ("onnx", "nncf"))
+    needs = ", ".join(f"{package} {importlib.metadata.version(package)}" for package in packages)
+    module, kind, settings = {
+        "onnx": ("optimum.onnxruntime", "ORTModelForQuestionAnswering", ""),
+        # As it was scored; else OpenVINO computes in bf16 where the processor can.
+        "openvino": (
+            "optimum.intel",
+            "OVModelForQuestionAnswering",
+            ', ov_config={"INFERENCE_PRECISION_HINT": "f32"}',
+        ),
+    }[export_format]
+    return f"""With {needs}:
+
+```python
+from {module} import {kind}
+from transformers import pipeline
+
+model = {kind}.from_pretrained("{name}"{settings})
+answer = pipeline("question-answering", model=model, tokenizer="{name}")
+print(answer(question="Who wrote it?", context="The letter was written by Ada in 1843."))
+```"""
 
 
 def _snippet(name, int8, ipex):

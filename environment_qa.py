@@ -10,6 +10,7 @@ import contextlib
 import ctypes
 import functools
 import importlib.metadata
+import importlib.util
 import json
 import logging
 import math
@@ -38,6 +39,8 @@ STACK = {
     "transformers": "4.45",
     "numpy": "1.26",
 }
+# Modules that each format of export_qa.py needs besides; requirements-FORMAT.txt brings them.
+EXTRAS = {"onnx": ("onnx", "onnxruntime"), "openvino": ("onnx", "openvino", "nncf")}
 
 
 def physical_cores(cpus, root=Path("/")):
@@ -154,8 +157,15 @@ os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", "1")
 os.environ.setdefault("TQDM_DELAY", "2")
 if not is_first_process():
     os.environ["TQDM_DISABLE"] = "1"
+# OpenVINO and NNCF send word of their use to their makers, unless this package of theirs cannot be imported.
+sys.modules.setdefault("openvino_telemetry", None)
 if not threads_were_chosen(os.environ, Path(f"/proc/{os.getppid()}/environ")):
     os.environ["OMP_NUM_THREADS"] = str(default_threads(os.environ, os.sched_getaffinity(0)))
+
+
+def chosen_threads():
+    """Return the number of threads that this process computes with, by its own choice or the user's."""
+    return int(os.environ["OMP_NUM_THREADS"].split(",")[0])  # "4,2": so many on each level
 
 
 class UsageError(Exception):
@@ -294,6 +304,23 @@ def check_stack(version_of=importlib.metadata.version):
         raise UsageError(
             f"this set of packages does not work together: {', '.join(problems)}; "
             f"mend it with: {sys.executable} -m pip install -r {PROJECT_DIR / 'requirements.txt'}"
+        )
+
+
+def check_extra(export_format):
+    """See that what an export format needs is installed, importing none of it.
+
+    Args:
+        export_format: one of `EXTRAS`.
+
+    Raises:
+        UsageError: something is missing.
+    """
+    missing = [name for name in EXTRAS[export_format] if importlib.util.find_spec(name) is None]
+    if missing:
+        raise UsageError(
+            f"--export_format {export_format} needs {' and '.join(missing)}, not installed here; "
+            f"mend it with: {sys.executable} -m pip install -r {PROJECT_DIR / f'requirements-{export_format}.txt'}"
         )
 
 

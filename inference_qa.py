@@ -1,7 +1,7 @@
 """Features through a model, and what came of it: logits, metrics, results files.
 
-Belongs here: forming batches of features, the evaluation loop for every kind of model (fp32, FX int8, TorchScript),
-and writing and showing results. Both scripts evaluate through this one door.
+Belongs here: forming batches of features, the evaluation loop for every kind of model (fp32, FX int8, TorchScript,
+those of other engines), and writing and showing results. All scripts evaluate through this one door.
 Does not belong here: training, and how answers follow from logits (`utils_qa.py`).
 """
 
@@ -18,7 +18,7 @@ from tqdm.auto import tqdm
 
 from environment_qa import UsageError
 from model_qa import is_torchscript
-from output_qa import write_text
+from output_qa import MODEL_FILES, write_text
 from processes_qa import add_up, own_share
 from utils_qa import compute_metrics, dataset_of, extract_answers, prepare_features, write_answers
 
@@ -72,7 +72,7 @@ def forward_passes(model, batches, device="cpu", desc="Evaluating", chosen=None)
 
     Args:
         model: callable with the tokenizer's inputs as keywords, in evaluation mode, that returns a mapping with
-            `start_logits` and `end_logits`.
+            `start_logits` and `end_logits`, tensors or arrays.
         batches: `Batches`.
         device: where the inputs go.
         desc: label of the progress bar.
@@ -90,7 +90,9 @@ def forward_passes(model, batches, device="cpu", desc="Evaluating", chosen=None)
             model(**batches.inputs(next(batches.by_length())))
         for rows in chosen:
             outputs = model(**{name: values.to(device) for name, values in batches.inputs(rows).items()})
-            logits = {name: outputs[name].float().cpu().numpy() for name in ("start_logits", "end_logits")}
+            logits = {
+                name: torch.as_tensor(outputs[name]).float().cpu().numpy() for name in ("start_logits", "end_logits")
+            }
             yield rows, batches.token_mask(rows), logits
             progress.update(len(rows))
     progress.close()
@@ -244,7 +246,8 @@ def evaluate_and_report(model, prepared, data_args, output_dir, device="cpu", sa
 def model_size_mb(model, output_dir=None):
     """Return the size of a model in megabytes: of the saved weights, or of the parameters if it was not saved."""
     if output_dir is not None:
-        return (Path(output_dir) / "pytorch_model.bin").stat().st_size / 1e6
+        files = (Path(output_dir) / name for name in MODEL_FILES)
+        return sum(file.stat().st_size for file in files if file.is_file()) / 1e6
     return sum(parameter.numel() * parameter.element_size() for parameter in model.parameters()) / 1e6
 
 

@@ -6,7 +6,9 @@ Does not belong here: scoring answers (`metric_qa.py`), tables (`report_qa.py`) 
 Run as a script, this file is that process: it imports nothing but what loading and running the model takes.
 """
 
+import contextlib
 import json
+import pickle
 import re
 import subprocess
 import sys
@@ -16,7 +18,7 @@ from pathlib import Path
 
 import numpy as np
 
-from environment_qa import quiet_libraries
+from environment_qa import chosen_threads, quiet_libraries
 
 # Batches that are timed, spread evenly over the lengths of the features.
 TIMED_BATCHES = 12
@@ -50,7 +52,8 @@ def measure(kind, folder, inputs_by_size):
     """Load a saved model in a fresh process on the CPU, time its passes and weigh it.
 
     Args:
-        kind: `fp32` (a transformers model) or `compressed` (one that `model_qa.load_compressed` loads).
+        kind: `fp32` (a transformers model), `compressed` (one that `model_qa.load_compressed` loads), or `onnx` or
+            `openvino` (one that `engines_qa.load_exported` loads, without PyTorch).
         folder: of the model.
         inputs_by_size: dictionary from batch size to model inputs, dictionaries of `(b, l)` int64 tensors in the
             order of `timed_rows`.
@@ -64,10 +67,12 @@ def measure(kind, folder, inputs_by_size):
     Raises:
         subprocess.CalledProcessError: the process failed; its message is on standard error.
     """
-    import torch
-
+    arrays_by_size = {
+        size: [{name: values.numpy() for name, values in batch.items()} for batch in inputs]
+        for size, inputs in inputs_by_size.items()
+    }
     with tempfile.TemporaryDirectory() as workspace:
-        torch.save(inputs_by_size, Path(workspace) / "inputs.pt")
+        (Path(workspace) / "inputs.pickle").write_bytes(pickle.dumps(arrays_by_size))
         words = [sys.executable, __file__, kind, str(Path(folder).resolve()), workspace]
         subprocess.run(words, check=True, cwd=workspace)
         return json.loads((Path(workspace) / "measured.json").read_text(encoding="utf-8"))
@@ -75,24 +80,38 @@ def measure(kind, folder, inputs_by_size):
 
 def _measure_here(kind, folder, workspace):
     quiet_libraries()
-    import torch
+    inputs_by_size = pickle.loads((Path(workspace) / "inputs.pickle").read_bytes())
+    mode = contextlib.nullcontext()
+    # The libraries come first: they are no part of the model's memory.
+    if kind in ("onnx", "openvino"):
+        if kind == "onnx":
+            import onnxruntime  # noqa: F401
+        else:
+            import openvino  # noqa: F401
 
-    if kind == "fp32":
-        from transformers import AutoModelForQuestionAnswering
-
-        load = AutoModelForQuestionAnswering.from_pretrained
+        from engines_qa import load_exported as load
     else:
-        from optimum.intel import INCModelForQuestionAnswering  # noqa: F401  a library is no part of the model's memory
+        import torch
 
-        from model_qa import load_compressed as load
+        mode = torch.inference_mode()
+        for inputs in inputs_by_size.values():
+            inputs[:] = [{name: torch.from_numpy(array) for name, array in batch.items()} for batch in inputs]
+        if kind == "fp32":
+            from transformers import AutoModelForQuestionAnswering
 
-    inputs_by_size = torch.load(Path(workspace) / "inputs.pt", weights_only=True)
+            load = AutoModelForQuestionAnswering.from_pretrained
+        else:
+            from optimum.intel import INCModelForQuestionAnswering  # noqa: F401
+
+            from model_qa import load_compressed as load
+
     libraries = _memory_mb("VmRSS")
     model = load(folder)
-    measured = {"threads": torch.get_num_threads(), "libraries_memory_mb": libraries, "speed": []}
+    measured = {"threads": chosen_threads(), "libraries_memory_mb": libraries, "speed": []}
     # Ascending, because the peak never falls again.
     for size, inputs in sorted(inputs_by_size.items()):
-        seconds = _time(model, inputs)
+        with mode:
+            seconds = _time(model, inputs)
         rows = len(inputs[0]["input_ids"])
         measured["speed"].append(
             {
@@ -109,18 +128,15 @@ def _measure_here(kind, folder, workspace):
 
 def _time(model, inputs):
     """Return the seconds of each timed pass; the first batch is run but not timed."""
-    import torch
-
     longest, *timed = inputs
     seconds = []
-    with torch.inference_mode():
-        for batch in [longest, *timed] * WARM_UP_ROUNDS:
+    for batch in [longest, *timed] * WARM_UP_ROUNDS:
+        model(**batch)
+    while sum(seconds) < TIMED_SECONDS or len(seconds) < TIMED_ROUNDS * len(timed):
+        for batch in timed:
+            begin = time.perf_counter()
             model(**batch)
-        while sum(seconds) < TIMED_SECONDS or len(seconds) < TIMED_ROUNDS * len(timed):
-            for batch in timed:
-                begin = time.perf_counter()
-                model(**batch)
-                seconds.append(time.perf_counter() - begin)
+            seconds.append(time.perf_counter() - begin)
     return seconds
 
 

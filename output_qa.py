@@ -19,6 +19,8 @@ from environment_qa import SaveError, UsageError, is_first_process
 RUN_FILE = "run.json"
 # Seconds in which a file that one machine wrote is seen on another; NFS keeps what it knows of a folder for 30 to 60.
 SEEN_AFTER = 70
+# What holds a saved model, in the order in which it gets its place: without the last of its files there is no model.
+MODEL_FILES = ("pytorch_model.bin", "model.onnx", "openvino_model.bin", "openvino_model.xml")
 # What --overwrite_output_dir removes, and nothing else.
 WRITTEN = (
     RUN_FILE,
@@ -26,7 +28,7 @@ WRITTEN = (
     ".unfinished*",
     "config.json",
     "inc_config.json",
-    "pytorch_model.bin",
+    *MODEL_FILES,
     "training_args.bin",
     "*_results.json",
     "*_predictions.json",
@@ -229,7 +231,9 @@ def written_beside(output_dir, name=None):
                 shutil.rmtree(output_dir / name, ignore_errors=True)
                 unfinished.rename(output_dir / name)
             else:
-                for path in sorted(unfinished.iterdir(), key=lambda path: path.name == "pytorch_model.bin"):
-                    path.replace(output_dir / path.name)
+                names = [path.name for path in unfinished.iterdir()]
+                others = [name for name in names if name not in MODEL_FILES]
+                for file in (*others, *(file for file in MODEL_FILES if file in names)):
+                    (unfinished / file).replace(output_dir / file)
         finally:
             shutil.rmtree(unfinished, ignore_errors=True)

@@ -34,7 +34,9 @@ COMPARISON_NOTE = (
 )
 
 
-def report_run(prepared, config, tokenizer, model_args, data_args, training_args, changed, history=(), sparsity=None):
+def report_run(
+    prepared, config, tokenizer, model_args, data_args, training_args, kind=None, history=(), sparsity=None
+):
     """Compare what a run saved with the model that it started from, print a table and write the report.
 
     The original model is loaded once more, because compression uses it up. Metrics and answers of the run are read
@@ -43,7 +45,7 @@ def report_run(prepared, config, tokenizer, model_args, data_args, training_args
     Args:
         prepared: `(examples, features, batches)` of the evaluation, from `inference_qa.prepare_evaluation`.
         config, tokenizer, model_args, data_args, training_args: of the run.
-        changed: whether the run made a model of its own; else it evaluated the original.
+        kind: of the model that the run made, as in `measure_qa.measure`; `None` if it evaluated the original.
         history: log entries of the training (`TrainerState.log_history`).
         sparsity: of a pruned model, from `compression_qa.sparsity_report`.
 
@@ -62,13 +64,13 @@ def report_run(prepared, config, tokenizer, model_args, data_args, training_args
     def batches_of(size, multiple=1):
         return Batches(features, tokenizer, size, data_args.fixed_width, multiple)
 
-    def cost(kind, folder, multiple=1):
+    def cost(of_kind, folder, multiple=1):
         inputs = {}
         for size in (1, batches.batch_size):
             sized = batches_of(size, multiple)
             rows = timed_rows(sized)
             inputs[len(rows[0])] = [sized.inputs(some) for some in rows]
-        measured = measure(kind, folder, inputs)
+        measured = measure(of_kind, folder, inputs)
         for speed in measured["speed"]:
             speed["questions_per_second"] = speed.pop("features_per_second") * len(examples) / len(features)
         return measured
@@ -80,9 +82,9 @@ def report_run(prepared, config, tokenizer, model_args, data_args, training_args
         original.save_pretrained(folder)
         size_mb = sum(file.stat().st_size for file in Path(folder).glob("*.safetensors")) / 1e6
         models = {"original": {"size_mb": size_mb, **cost("fp32", folder)}}
-        if changed:
+        if kind:
             size_mb = _read_json(output_dir / "all_results.json")["model_size_mb"]
-            models["result"] = {"size_mb": size_mb, **cost("compressed", output_dir, batches.multiple)}
+            models["result"] = {"size_mb": size_mb, **cost(kind, output_dir, batches.multiple)}
             device, plain = training_args.device, batches_of(batches.batch_size)
             metrics = evaluate_model(original.to(device), examples, features, plain, data_args, folder, "eval", device)
             save_results(metrics, folder, "eval")

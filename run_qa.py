@@ -272,7 +272,7 @@ def main():
         evaluate_and_report(model.to(device), prepared, data_args, output_dir, device, saved=False)
         part()
         if optimization_args.report and is_first_process():
-            report_run(prepared["eval"], config, tokenizer, model_args, data_args, training_args, changed=False)
+            report_run(prepared["eval"], config, tokenizer, model_args, data_args, training_args)
         return
 
     with without_ipex():
@@ -350,7 +350,7 @@ def main():
     if optimization_args.report:
         run = (config, tokenizer, model_args, data_args, training_args)
         original = report_run(
-            prepared["eval"], *run, changed=True, history=trainer.state.log_history, sparsity=sparsity
+            prepared["eval"], *run, kind="compressed", history=trainer.state.log_history, sparsity=sparsity
         )
     if "tensorboard" in training_args.report_to:
         log_saved_model(output_dir, training_args.logging_dir, trainer.state.global_step)

@@ -124,7 +124,7 @@ def main():
         device = training_args.device
         evaluate_and_report(model.to(device), prepared, data_args, output_dir, device, saved=False)
         if optimization_args.report:
-            report_run(prepared["eval"], config, tokenizer, model_args, data_args, training_args, changed=False)
+            report_run(prepared["eval"], config, tokenizer, model_args, data_args, training_args)
         return
 
     with without_ipex(not use_ipex):
@@ -153,7 +153,7 @@ def main():
     original = None
     if optimization_args.report:
         run = (config, tokenizer, model_args, data_args, training_args)
-        original = report_run(prepared["eval"], *run, changed=True)
+        original = report_run(prepared["eval"], *run, kind="compressed")
     approach = "Static" if static else "Dynamic"
     engine = " on IPEX" if use_ipex else ""
     rest = ", and bf16 for the rest" if training_args.bf16 else ""
