@@ -246,8 +246,10 @@ def load_pickled(path, device="cpu"):
     """
     import torch
 
+    # With several processes on CPUs accelerate calls the device cpu:0, a place that torch.load does not know.
+    place = "cpu" if torch.device(device).type == "cpu" else device
     try:
-        return torch.load(path, map_location=device, weights_only=True)
+        return torch.load(path, map_location=place, weights_only=True)
     except pickle.UnpicklingError as error:
         named = re.search(r"GLOBAL (\S+)|class (\S+) was not", str(error))
         found = next(filter(None, named.groups())) if named else "more than that, or is damaged"

@@ -382,8 +382,6 @@ class QuestionAnsweringINCTrainer(INCTrainer):
 
     def _load_from_checkpoint(self, resume_from_checkpoint, model=None):
         folder = Path(resume_from_checkpoint)
-        for name in (OPTIMIZER_NAME, SCHEDULER_NAME):
-            load_pickled(folder / name)  # for the errors: what is missing Trainer passes over
         self._progress = load_pickled(folder / PROGRESS_NAME, self.args.device)
         try:
             TrainerState.load_from_json(folder / TRAINER_STATE_NAME)
@@ -392,6 +390,12 @@ class QuestionAnsweringINCTrainer(INCTrainer):
                 restore_pruner(pruner, state)
         except Exception as error:  # the libraries raise nearly anything on a damaged file
             raise UsageError(f"{folder} is no whole checkpoint of this run: {error}; remove it") from error
+
+    def _load_optimizer_and_scheduler(self, checkpoint):
+        # Trainer passes over what is missing, and cannot load for several processes on CPUs.
+        if checkpoint is not None:
+            self.optimizer.load_state_dict(load_pickled(Path(checkpoint) / OPTIMIZER_NAME))
+            self.lr_scheduler.load_state_dict(load_pickled(Path(checkpoint) / SCHEDULER_NAME))
 
     def _load_rng_state(self, checkpoint):
         _restore_random_state(self._progress["random"][self.args.process_index])
