@@ -62,7 +62,6 @@ def predict(model, features, names, batch_size=8):
 
 def answer_and_score(examples, features, logits, output_dir, n_best_size=20):
     """Choose answers, write them down and score them; return exact match and F1."""
-    examples, features = list(examples), list(features)
     texts, nbest, _ = answers_of(examples, features, logits, version_2=False, n_best_size=n_best_size)
     for name, content in (("predictions", texts), ("nbest_predictions", nbest)):
         Path(output_dir, f"eval_{name}.json").write_text(as_json(content), encoding="utf-8")
@@ -93,7 +92,7 @@ def trainer_of(recipe, model, tokenizer, features, teacher=None, **arguments):
         configs["distillation_config"] = compression_qa.distillation_config(settings, teacher.eval())
     return INCTrainer(
         model=model,
-        args=TrainingArguments(report_to="none", save_strategy="no", use_cpu=True, logging_steps=1, **arguments),
+        args=TrainingArguments(report_to="none", save_strategy="no", use_cpu=True, **arguments),
         data_collator=default_data_collator,
         train_dataset=features,
         processing_class=tokenizer,

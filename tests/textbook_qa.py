@@ -75,7 +75,10 @@ def features_of(examples, tokenizer, max_seq_length, doc_stride, padding="max_le
 def answers_of(
     examples, features, predictions, version_2, n_best_size=20, max_answer_length=30, null_score_diff_threshold=0.0
 ):
-    """Return (predictions, n-best lists, null odds) as plain dictionaries."""
+    """Return (predictions, n-best lists, null odds) as plain dictionaries.
+
+    Rows are read as the transformers example reads them: all once, and those of a feature again for each field.
+    """
     all_start_logits, all_end_logits = predictions
     numbers_of = collections.defaultdict(list)
     for number, feature in enumerate(features):
@@ -85,12 +88,9 @@ def answers_of(
         null = None
         found = []
         for number in numbers_of[example["id"]]:
-            feature = features[number]
-            start_logits, end_logits, mapping = (
-                all_start_logits[number],
-                all_end_logits[number],
-                feature["offset_mapping"],
-            )
+            start_logits, end_logits = all_start_logits[number], all_end_logits[number]
+            mapping = features[number]["offset_mapping"]
+            seen_best = features[number].get("token_is_max_context")
             null_score = start_logits[0] + end_logits[0]
             if null is None or null["score"] > null_score:
                 null = {
@@ -104,6 +104,8 @@ def answers_of(
                     if start >= len(mapping) or end >= len(mapping) or not mapping[start] or not mapping[end]:
                         continue
                     if end < start or end - start + 1 > max_answer_length:
+                        continue
+                    if seen_best is not None and not seen_best.get(str(start), False):
                         continue
                     found.append(
                         {
