@@ -76,7 +76,6 @@ def main():
 
     # The heavy libraries are loaded only now that nothing more can be said about the input.
     from card_qa import write_card
-    from compression_qa import sparsity_report
     from engines_qa import export, exporter_of, load_exported
     from inference_qa import Batches, evaluate_and_report, prepare_evaluation, save_results
     from measure_qa import timed_rows
@@ -94,6 +93,9 @@ def main():
         calibration = Batches(drawn, tokenizer, batch_size, data_args.fixed_width)
     output_dir = training_args.output_dir
     claim_output_dir(output_dir, decisive, training_args.overwrite_output_dir)
+
+    from compression_qa import sparsity_report
+
     export(model, exporter, export_format, output_dir, calibration)
     with saving(output_dir):
         tokenizer.save_pretrained(output_dir)

@@ -13,12 +13,12 @@ from types import SimpleNamespace
 
 ROOT = Path(__file__).resolve().parent.parent
 # What takes most of the start-up time, and tells nothing about input.
-HEAVY = ("neural_compressor", "optimum", "intel_extension_for_pytorch")
+HEAVY = ("neural_compressor", "optimum", "intel_extension_for_pytorch", "onnxruntime", "openvino", "nncf")
 # No refusal needs much; a bomb that unfolds does.
 MEMORY_LIMIT = 1 << 30
 SECONDS_LIMIT = 60
 PRELOADED = [
-    *("forked_main", "run_qa", "run_qa_post_training", "inference_qa", "transformers.training_args"),
+    *("forked_main", "run_qa", "run_qa_post_training", "export_qa", "inference_qa", "transformers.training_args"),
     *("transformers.integrations", "pyarrow.parquet", "pandas"),
     *(f"transformers.models.auto.{part}_auto" for part in ("modeling", "tokenization")),
     *(f"transformers.models.distilbert.{part}_distilbert" for part in ("modeling", "tokenization")),
@@ -43,7 +43,7 @@ def run(script, words, workdir, capture):
     """Run a script with command-line words.
 
     Args:
-        script: `run_qa` or `run_qa_post_training`.
+        script: `run_qa`, `run_qa_post_training` or `export_qa`.
         words: list of text.
         workdir: existing folder to run in.
         capture: existing folder for what comes out.

@@ -49,7 +49,7 @@ def good_flags(script, folder):
         "--output_dir": folder / "out",
         "--do_eval": True,
     }
-    return flags if script == "run_qa_post_training" else {**flags, "--train_file": questions, "--do_train": True}
+    return {**flags, "--train_file": questions, "--do_train": True} if script == "run_qa" else flags
 
 
 # --- what may be wrong: functions that write a bad file into a folder and return the flags that lead to it ---
@@ -568,9 +568,51 @@ TRAINING = {
     "output of a training that is a file": (occupied, ["--output_dir", "is a file"]),
 }
 
+EXPORT = {
+    # arguments
+    "unknown format": ({"--export_format": "tflite"}, ["--export_format", "tflite", "openvino"]),
+    "quantization without training questions": (
+        {"--apply_quantization": True},
+        ["--apply_quantization", "--train_file"],
+    ),
+    "approach that exports do not have": ({"--quantization_approach": "static"}, ["--quantization_approach"]),
+    "IPEX in an export": ({"--use_ipex": True}, ["--use_ipex", "run_qa_post_training.py"]),
+    "bf16 in an export": ({"--bf16": True, "--no_cuda": True}, ["--bf16", "run_qa_post_training.py"]),
+    "tracker of an export": ({"--report_to": "tensorboard"}, ["--report_to"]),
+    "no calibration": ({"--num_calibration_samples": 0}, ["--num_calibration_samples is 0"]),
+    "verification of an export of nothing": (
+        {"--verify_loading": True, "--do_eval": None},
+        ["--verify_loading", "--do_eval"],
+    ),
+    "report of nothing": ({"--report": True, "--do_eval": None}, ["--report", "--do_eval"]),
+    "export to a hub that is not there": ({"--push_to_hub": True}, ["--push_to_hub", "HF_HUB_OFFLINE"]),
+    # question files
+    "calibration questions that are none": (
+        lambda folder: {**file("f.json", b"{", "--train_file")(folder), "--apply_quantization": True},
+        ["f.json", "not valid JSON"],
+    ),
+    # models
+    "export of a quantized model": (model(change_json("config.json", torch_dtype="int8")), ["quantized already"]),
+    "export of int8 weights": (model(save_as_bin), ["pytorch_model.bin holds no fp32 weights"]),
+    "export of an export": (
+        model(lambda folder: (folder / "model.safetensors").rename(folder / "model.onnx")),
+        ["--model_name_or_path", "holds none of model.safetensors"],
+    ),
+    "export without a head": (
+        model(change_json("config.json", architectures=["DistilBertForMaskedLM"])),
+        ["question-answering head"],
+    ),
+    # output folders
+    "export into the model's folder": (
+        lambda folder: {**model(remove())(folder), "--output_dir": folder / "model"},
+        ["--output_dir", "model's own folder"],
+    ),
+    "export to other things": (full, ["--output_dir", "thesis.tex", "--overwrite_output_dir"]),
+}
+
 TABLE = [
     pytest.param(script, *entry, id=name)
-    for script, rows in (("run_qa_post_training", POST_TRAINING), ("run_qa", TRAINING))
+    for script, rows in (("run_qa_post_training", POST_TRAINING), ("run_qa", TRAINING), ("export_qa", EXPORT))
     for name, entry in rows.items()
 ]
 
@@ -599,7 +641,7 @@ def test_bad_input_is_refused_in_one_line(script, changes, expected, tmp_path):
     assert contents(tmp_path) == before
 
 
-@pytest.mark.parametrize("script", ["run_qa_post_training", "run_qa"])
+@pytest.mark.parametrize("script", ["run_qa_post_training", "run_qa", "export_qa"])
 def test_the_flags_that_the_table_changes_are_good(script, tmp_path, monkeypatch):
     """Else every row would be refused for what they have in common."""
     import importlib

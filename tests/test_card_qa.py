@@ -143,6 +143,33 @@ def test_each_kind_of_model_is_loaded_its_own_way(config, library, lines, folder
 
 
 @pytest.mark.parametrize(
+    ("export_format", "library", "line"),
+    [
+        ("onnx", "optimum", 'ORTModelForQuestionAnswering.from_pretrained("ada/m")'),
+        (
+            "openvino",
+            "optimum-intel",
+            'OVModelForQuestionAnswering.from_pretrained("ada/m", ov_config={"INFERENCE_PRECISION_HINT": "f32"})',
+        ),
+    ],
+)
+def test_exported_models_are_loaded_by_their_engine(export_format, library, line, folder):
+    config = {"torch_dtype": "float32"}
+    card, text = card_of(folder, FILES, config=config, repo_id="ada/m", export_format=export_format)
+    assert line in section(text, "How to load it")
+    assert card.data.library_name == library
+    assert card.data.tags == [export_format, "int8"]
+    assert "neural" not in section(text, "How to load it")
+
+
+def test_an_export_in_fp32_is_not_called_int8(folder):
+    folder.mkdir(parents=True)
+    (folder / "config.json").write_text('{"torch_dtype": "float32"}', encoding="utf-8")
+    write_card(folder, FILES, {"Export to ONNX": None}, export_format="onnx")
+    assert ModelCard.load(folder / "README.md").data.tags == ["onnx"]
+
+
+@pytest.mark.parametrize(
     ("recorded", "expected"),
     [
         ("org/base", "org/base"),

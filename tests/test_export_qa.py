@@ -16,7 +16,7 @@ from environment_qa import EXTRAS, UsageError, check_extra
 from model_qa import verify_error
 
 QUESTIONS = ["--train_file", SAMPLE / "train.json", "--validation_file", SAMPLE / "dev.json", "--no_cuda"]
-EVALUATED = [*QUESTIONS, "--max_eval_samples", 100, "--do_eval", "--verify_loading", "--report"]
+EVALUATED = [*QUESTIONS, "--max_eval_samples", 100, "--do_eval", "--verify_loading"]
 INT8 = ["--apply_quantization", "--num_calibration_samples", 30]
 KINDS = {
     "onnx": ["--export_format", "onnx"],
@@ -24,6 +24,7 @@ KINDS = {
     "openvino": ["--export_format", "openvino"],
     "openvino-int8": ["--export_format", "openvino", *INT8],
 }
+REPORTED = ["onnx-int8", "openvino-int8"]
 MODEL_FILES = {"onnx": ["model.onnx"], "openvino": ["openvino_model.bin", "openvino_model.xml"]}
 
 
@@ -48,6 +49,7 @@ def exported(tmp_path_factory):
     runs = {}
     for kind, flags in KINDS.items():
         flags = ["--model_name_or_path", SAMPLE / "distilbert-qa", *EVALUATED, *flags]
+        flags += ["--report"] if kind in REPORTED else []
         runs[kind] = base / kind, run("export_qa.py", flags, base / kind)
         assert runs[kind][1].returncode == 0, runs[kind][1].stderr
     return runs
@@ -68,16 +70,16 @@ def pruned(tmp_path_factory):
 @pytest.mark.parametrize("kind", KINDS)
 def test_it_answers_as_pytorch_does(kind, exported):
     folder, finished = exported[kind]
-    models = read(folder / "report.json")["models"]
-    assert models["original"]["f1"] >= 85
-    assert models["result"]["f1"] == read(folder / "all_results.json")["eval_f1"]
+    original = read(exported["onnx-int8"][0] / "report.json")["models"]["original"]["f1"]
+    f1 = read(folder / "all_results.json")["eval_f1"]
+    assert original >= 85
     line = re.search(r"^verify_loading: (.*): passed$", finished.stdout, flags=re.MULTILINE)[1]
     if "int8" in kind:
-        assert models["original"]["f1"] - models["result"]["f1"] <= 1.0
+        assert original - f1 <= 1.0
         error = float(re.search(r"mean logit difference to fp32 .*, (\S+) % of their", line)[1])
         assert 0.1 <= error <= 10
     else:
-        assert models["result"]["f1"] == models["original"]["f1"]
+        assert f1 == original
         assert float(re.search(r"largest logit difference (\S+),", line)[1]) <= 1e-4
 
 
@@ -89,7 +91,7 @@ def test_nothing_is_printed_but_progress_and_nothing_left_but_the_model(kind, ex
     assert not [line for line in lines if not re.search(r"\d+%\||\d+/\d+", line)]
     names = {path.name for path in folder.iterdir()}
     engine = kind.split("-")[0]
-    assert names >= {*MODEL_FILES[engine], "config.json", "tokenizer.json", "README.md", "report.md", "run.json"}
+    assert names >= {*MODEL_FILES[engine], "config.json", "tokenizer.json", "README.md", "run.json"}
     others = {file for files in MODEL_FILES.values() for file in files} - set(MODEL_FILES[engine])
     assert not names & {*others, "pytorch_model.bin", "model.safetensors", "inc_config.json"}
     assert not [name for name in names if name.startswith(".unfinished")]
@@ -101,12 +103,13 @@ def test_int8_is_smaller_and_the_engine_needs_less_memory_than_pytorch(engine, e
     sizes = {}
     for kind in (engine, f"{engine}-int8"):
         folder = exported[kind][0]
-        models = read(folder / "report.json")["models"]
         sizes[kind] = sum((folder / file).stat().st_size for file in MODEL_FILES[engine]) / 1e6
-        assert models["result"]["size_mb"] == sizes[kind]
-        assert models["result"]["libraries_memory_mb"] < models["original"]["libraries_memory_mb"] / 2
-        assert [speed["batch_size"] for speed in models["result"]["speed"]] == [1, 8]
+        assert read(folder / "all_results.json")["model_size_mb"] == sizes[kind]
     assert sizes[f"{engine}-int8"] < sizes[engine] * 0.4
+    models = read(folder / "report.json")["models"]
+    assert models["result"]["size_mb"] == sizes[f"{engine}-int8"]
+    assert models["result"]["libraries_memory_mb"] < models["original"]["libraries_memory_mb"] / 2
+    assert [speed["batch_size"] for speed in models["result"]["speed"]] == [1, 8]
 
 
 @pytest.mark.recipe
@@ -118,7 +121,7 @@ def test_the_runs_are_put_side_by_side(exported, tmp_path):
     assert runs.keys() == {"original (distilbert-qa)", *KINDS}
     for kind, (folder, _) in exported.items():
         assert runs[kind]["f1"] == read(folder / "all_results.json")["eval_f1"]
-        assert runs[kind]["latency_ms"] > 0
+        assert ("latency_ms" in runs[kind]) == (kind in REPORTED)
 
 
 def graph_of(folder):
@@ -151,13 +154,13 @@ def test_onnx_int8_is_static_qdq_of_all_linear_operators_and_embeddings(exported
     graph = graph_of(exported["onnx-int8"][0])
     weights = {tensor.name: tensor for tensor in graph.initializer}
     matrices = [tensor for tensor in graph.initializer if len(tensor.dims) == 2]
-    # 6 linear operators in each of the 3 layers, the head, and 2 embeddings.
-    assert len(matrices) == 3 * 6 + 1 + 2
-    assert {tensor.data_type for tensor in matrices} == {TensorProto.INT8}
+    kinds = [tensor.data_type for tensor in matrices if tensor.data_type != TensorProto.INT64]
+    # 6 linear operators in each of the 3 layers and the head; embeddings are rounded as activations are.
+    assert sorted(kinds) == [TensorProto.UINT8] * 2 + [TensorProto.INT8] * (3 * 6 + 1)
     rounded = [node for node in graph.node if node.op_type == "QuantizeLinear"]
     assert {weights[node.input[2]].data_type for node in rounded} == {TensorProto.UINT8}
-    # Queries, keys and values share their input: 4 for each layer, and the head's.
-    assert len(rounded) == 3 * 4 + 1
+    # Queries, keys and values share their input: 4 for each layer; the head's; what comes from the embeddings.
+    assert len(rounded) == 3 * 4 + 1 + 2
 
 
 @pytest.mark.recipe
@@ -168,9 +171,9 @@ def test_openvino_int8_holds_its_weights_in_int8(exported):
     kinds = [node.get_type_name() for node in model.get_ops()]
     assert kinds.count("FakeQuantize") >= 3 * 4
     matrices = [node for node in model.get_ops() if node.get_type_name() == "Constant" and len(node.shape) == 2]
-    int8 = [node for node in matrices if "i8" in str(node.get_element_type()) and np.prod(node.shape) > 128 * 2]
-    assert len(int8) == 3 * 6 + 2
-    assert "f16" not in {node.get_element_type().get_type_name() for node in model.get_ops()}
+    # The others are the head's weights and scales.
+    large = [node.get_element_type().get_type_name() for node in matrices if min(node.shape) > 2]
+    assert large == ["i8"] * (3 * 6 + 2)
 
 
 CLIENT = """
@@ -207,7 +210,6 @@ def question_inputs(folder):
 @pytest.mark.parametrize("precision", ["fp32", "int8"])
 def test_a_pruned_model_keeps_its_zeros(precision, pruned, tmp_path):
     from onnx import numpy_helper
-    from safetensors.torch import load_file  # noqa: F401
     from transformers import AutoModelForQuestionAnswering
 
     from compression_qa import prunable_weights
