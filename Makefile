@@ -1,4 +1,4 @@
-# `make demo` compresses the sample model and reports what it cost; `make test` runs the tests.
+# `make demo` compresses the sample model and reports what it cost; `make test` runs the tests; `make bench` measures.
 # Both make .venv first, if it is missing or older than the requirements files.
 
 BASE_PYTHON := $(shell command -v python3.11 || command -v python3)
@@ -8,7 +8,7 @@ DEMO := $(PYTHON) run_qa_post_training.py --model_name_or_path sample/distilbert
 	--validation_file sample/dev.json --do_eval --verify_loading --no_cuda --per_device_eval_batch_size 16 \
 	--apply_quantization --report
 
-.PHONY: demo test unit lint clean
+.PHONY: demo test unit lint bench clean
 
 demo: .venv/run-ready
 	$(DEMO) --output_dir $(OUT)/dynamic
@@ -26,6 +26,11 @@ unit: .venv/test-ready
 lint: .venv/test-ready
 	$(PYTHON) -m ruff check .
 	$(PYTHON) -m ruff format --check .
+
+# The cost of each stage beside its plain form, to benchmarks/RESULTS.md. Another model, other questions, single stages:
+#   make bench BENCH_FLAGS="--model_name_or_path ... --train_file ... --validation_file ... --stages start training"
+bench: .venv/run-ready
+	$(PYTHON) benchmarks/bench.py $(BENCH_FLAGS)
 
 .venv/run-ready: requirements.txt
 	test -x $(PYTHON) || $(BASE_PYTHON) -m venv .venv

@@ -305,27 +305,27 @@ def teacher_store(model, count):
         features = long_features(count, folder, tokenizer.vocab_size)
         args = (features, Counting(), tokenizer, 8)
         total = -(-count // 8)
-        # Marks are written every few seconds; the real teacher takes hours, this one seconds.
-        marks, distillation_qa.MARK_EVERY = distillation_qa.MARK_EVERY, 0.1
-        halt = total // 2
+        # The first of the runs: a later one would find memory that this process has already.
+        with PeakMemory() as memory:
+            seconds, _ = timed(distillation_qa.add_teacher_logits, *args, str(Path(folder) / "whole"))
+        assert passes == total
+        passes = 0
+        again, _ = timed(distillation_qa.add_teacher_logits, *args, str(Path(folder) / "whole"))
+        passes_again, passes, halt = passes, 0, total // 2
+        # Marks are written every ten seconds; the real teacher takes hours, this one seconds.
+        distillation_qa.MARK_EVERY = 0.1
         try:
             distillation_qa.add_teacher_logits(*args, str(Path(folder) / "cut"))
         except KeyboardInterrupt:
             passes, halt = 0, None
         distillation_qa.add_teacher_logits(*args, str(Path(folder) / "cut"))
-        resumed, passes = passes / total, 0
-        distillation_qa.MARK_EVERY = marks
-        with PeakMemory() as memory:
-            seconds, _ = timed(distillation_qa.add_teacher_logits, *args, str(Path(folder) / "whole"))
-        passes = 0
-        again, _ = timed(distillation_qa.add_teacher_logits, *args, str(Path(folder) / "whole"))
         file = next((Path(folder) / "whole" / "qa_features").iterdir())
         return {
             "seconds": seconds,
             "growth_mb": memory.growth_mb,
             "again_seconds": again,
-            "passes_again": passes,
-            "resumed": resumed,
+            "passes_again": passes_again,
+            "resumed": passes / total,
             "file_mb": file.stat().st_size / 1e6,
         }
 
