@@ -1,10 +1,14 @@
-"""The number of threads on machines that this one is not: simulated trees of `/proc` and `/sys`."""
+"""Threads on machines that this one is not, in simulated trees of `/proc` and `/sys`; INC without IPEX."""
 
 import math
+import subprocess
+import sys
+from types import ModuleType
 
 import pytest
+from conftest import ROOT
 
-from environment_qa import cpu_quota, default_threads, physical_cores, threads_were_chosen
+from environment_qa import cpu_quota, default_threads, physical_cores, threads_were_chosen, without_ipex
 
 
 def machine(root, cores, threads_per_core, cgroup="0::/", limits=()):
@@ -95,3 +99,35 @@ def test_a_number_of_threads_that_the_user_chose_is_kept(environ, started_with, 
 
 def test_an_unreadable_parent_leaves_the_number_alone(tmp_path):
     assert threads_were_chosen({"OMP_NUM_THREADS": "1", "LOCAL_WORLD_SIZE": "2"}, tmp_path / "none")
+
+
+def test_inc_sees_no_ipex_where_it_is_left_out():
+    program = f"""
+import sys
+sys.path.insert(0, {str(ROOT)!r})
+import environment_qa
+environment_qa.ask_about_processor()
+with environment_qa.without_ipex():
+    from optimum.intel import INCModelForQuestionAnswering
+import cpuinfo
+assert "intel_extension_for_pytorch" not in sys.modules
+assert cpuinfo.get_cpu_info()["arch"] == "X86_64"
+assert cpuinfo.get_cpu_info() is cpuinfo.get_cpu_info(), "asked again"
+import intel_extension_for_pytorch
+"""
+    finished = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, timeout=300, check=False
+    )
+    assert finished.returncode == 0, finished.stderr
+
+
+def test_ipex_that_is_loaded_or_wanted_stays(monkeypatch):
+    monkeypatch.setitem(sys.modules, "intel_extension_for_pytorch", module := ModuleType("ipex"))
+    with without_ipex():
+        assert sys.modules["intel_extension_for_pytorch"] is module
+    monkeypatch.delitem(sys.modules, "intel_extension_for_pytorch")
+    with without_ipex(hidden=False):
+        assert "intel_extension_for_pytorch" not in sys.modules
+    with without_ipex():
+        assert sys.modules["intel_extension_for_pytorch"] is None
+    assert "intel_extension_for_pytorch" not in sys.modules
