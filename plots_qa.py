@@ -12,6 +12,7 @@ import numpy as np
 from matplotlib import rc_context
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.patheffects import withStroke
 from matplotlib.text import Text
 from matplotlib.ticker import MaxNLocator
 
@@ -167,7 +168,7 @@ def _label_points(figure, panel, points):
     """Write names and sizes above the points, each moved up until it lies over no other."""
     figure.canvas.draw()
     placed = []
-    for point in sorted(points, key=lambda point: point["f1"]):
+    for number, point in enumerate(sorted(points, key=lambda point: point["f1"])):
         label = panel.annotate(
             f"{point['name']}\n{point['size_mb']:.3g} MB",
             (point["latency_ms"], point["f1"]),
@@ -176,12 +177,15 @@ def _label_points(figure, panel, points):
             ha="center",
             fontsize=10,
             arrowprops={"arrowstyle": "-", "color": GREY},
+            # A name stays readable where it lies over points, and over the lines that lead to names above it.
+            path_effects=[withStroke(linewidth=3, foreground="white")],
+            zorder=5 - number / len(points),
         )
         # The annotation's own extent would have the line to its point in it, which stays where it is.
         while any(Text.get_window_extent(label).overlaps(other) for other in placed):
             label.xyann = (0, label.xyann[1] + 6)
             label.update_positions(figure.canvas.get_renderer())
-        placed.append(Text.get_window_extent(label))
+        placed.append(Text.get_window_extent(label).padded(6))
 
 
 def _figure(height, columns):
