@@ -249,8 +249,8 @@ def test_all_three_at_once_end_alike_everywhere(tmp_path):
 
 @pytest.mark.recipe
 def test_int8_answers_as_well_as_from_one_process(tmp_path):
-    # All questions of sample/: one alone of the 400 in dev.json is 0.25 F1. At higher rates the order in which gradients
-    # are summed decides two or three in 1200, whether processes or threads change it.
+    # All questions of sample/: one alone of the 400 in dev.json is 0.25 F1. At higher rates the order in which
+    # gradients are summed decides two or three in 1200, whether processes or threads change it.
     parts = [json.loads((SAMPLE / f"{name}.json").read_text(encoding="utf-8")) for name in ("dev", "train")]
     questions = tmp_path / "questions.json"
     questions.write_text(json.dumps({"version": "1.1", "data": parts[0]["data"] + parts[1]["data"]}), encoding="utf-8")
