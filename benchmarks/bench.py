@@ -34,7 +34,6 @@ sys.path[:0] = [str(ROOT), str(HERE)]
 
 from environment_qa import STACK, default_threads  # noqa: E402
 
-FULL_SQUAD = 87_599
 # Keeps `environment_qa` from changing how memory is managed, which no known script does; 8 is what it is anyway.
 PLAIN_ENVIRONMENT = {"MALLOC_ARENA_TEST": "8"}
 
@@ -319,9 +318,20 @@ def inference(args):
     return rows
 
 
+def scale(args):
+    """How the stages without a model grow; those with one do batch by batch the same again."""
+    counts = (1_000, 10_000, 100_000)
+    found = fresh("growth", model=args.model_name_or_path, path=args.validation_file, counts=counts)
+    rows = []
+    for stage, seconds in zip(("features", "post-processing and metrics"), zip(*found, strict=True), strict=True):
+        cells = [f"{count:,}: {1000 * each / count:.3f} s" for count, each in zip(counts, seconds, strict=True)]
+        rows.append((f"{stage}, per 1,000 questions of", "", ", ".join(cells), None))
+    return rows
+
+
 STAGES = {
     stage.__name__: stage
-    for stage in (start, features, postprocessing, static, evaluation, training, teacher, inference)
+    for stage in (start, features, postprocessing, evaluation, static, training, teacher, inference, scale)
 }
 
 

@@ -196,6 +196,41 @@ def postprocessing(model, path, count, parts):
     return result
 
 
+def growth(model, path, counts):
+    """Return for each of `counts` questions the seconds of preparing features, and of post-processing and scoring."""
+    from inference_qa import predict_logits
+    from utils_qa import compute_metrics, extract_answers, write_answers
+
+    tokenizer = AutoTokenizer.from_pretrained(model)
+    network = AutoModelForQuestionAnswering.from_pretrained(model, torch_dtype=torch.float32).eval()
+    found = []
+    with tempfile.TemporaryDirectory() as folder:
+
+        def features_of(examples):
+            return prepare_features(examples, tokenizer, DataTrainingArguments(), folder)
+
+        unique = read_examples(path, path)
+        features = features_of(dataset_of(unique))
+        logits = predict_logits(network, Batches(features, tokenizer, 8))
+        number_of = {example["id"]: number for number, example in enumerate(unique)}
+        rows_of = [[] for _ in unique]
+        for row, identifier in enumerate(features["example_id"]):
+            rows_of[number_of[identifier]].append(row)
+        for count in counts:
+            examples = dataset_of(repeated(path, count))
+            seconds, features = timed(features_of, examples)
+            rows = [row for number in range(count) for row in rows_of[number % len(unique)]]
+            sides = [side[rows] for side in logits]
+
+            def finish(examples=examples, features=features, sides=sides):
+                answers = extract_answers(examples, features, sides)
+                write_answers(answers, folder)
+                compute_metrics(examples, answers)
+
+            found.append([seconds, timed(finish)[0]])
+    return found
+
+
 def evaluation(model, folder, path, multiple, repetitions):
     """Time the evaluation of a saved int8 model, from questions to scores, beside the plain form of it.
 
