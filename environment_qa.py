@@ -227,12 +227,20 @@ def command(main):
             else:
                 reason, trace = f"{type(error).__name__}: {reason}", traceback.format_exc()
             code, line = 1, f"error: {rank}{reason}"
+        _close_progress_bars()
         if several:
             _end_all(code, line, trace, lost)
         print(line, file=sys.stderr)
         sys.exit(code)
 
     return run
+
+
+def _close_progress_bars():
+    """Let what is said next have a line of its own, not the rest of a progress bar's."""
+    if "tqdm" in sys.modules:
+        for bar in list(sys.modules["tqdm"].tqdm._instances):
+            bar.close()
 
 
 def _end_all(code, line, trace, lost):

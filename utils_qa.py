@@ -24,7 +24,7 @@ from transformers.tokenization_utils_base import TruncationStrategy
 from transformers.utils import PaddingStrategy
 
 from environment_qa import UsageError
-from output_qa import write_text
+from output_qa import saving, write_text
 
 logger = logging.getLogger(__name__)
 
@@ -101,6 +101,7 @@ def prepare_features(examples, tokenizer, data_args, cache_dir=None, desc=None):
         is not wholly inside the window).
 
     Raises:
+        SaveError: there is no room for them in the cache.
         UsageError: a question is so long that the windows could not advance through its context, or the file in the
             cache is damaged.
     """
@@ -116,17 +117,18 @@ def prepare_features(examples, tokenizer, data_args, cache_dir=None, desc=None):
     key = digest.hexdigest()[:32]
     cached = feature_cache(cache_dir) / f"{key}.arrow"
     try:
-        features = examples.with_format("arrow").map(
-            _windows_of,
-            batched=True,
-            fn_kwargs={"tokenizer": tokenizer, **settings},
-            remove_columns=examples.column_names,
-            num_proc=data_args.preprocessing_num_workers,
-            load_from_cache_file=not data_args.overwrite_cache,
-            cache_file_name=str(cached),
-            new_fingerprint=key,
-            desc=desc,
-        )
+        with saving(cached):
+            features = examples.with_format("arrow").map(
+                _windows_of,
+                batched=True,
+                fn_kwargs={"tokenizer": tokenizer, **settings},
+                remove_columns=examples.column_names,
+                num_proc=data_args.preprocessing_num_workers,
+                load_from_cache_file=not data_args.overwrite_cache,
+                cache_file_name=str(cached),
+                new_fingerprint=key,
+                desc=desc,
+            )
     except pa.ArrowInvalid as error:
         raise UsageError(f"{cached} in the cache is damaged ({error}); remove it or give --overwrite_cache") from error
     return features.with_format(None)

@@ -426,10 +426,17 @@ def train(connection, form, recipe, model, path, steps, seed, folder):
         def on_log(self, args, state, control, logs=None, **kwargs):
             # Step after step: the loss of this one is known, the next one has not begun.
             if "loss" in logs:
-                connection.send((self.seconds, logs["loss"]))
+                connection.send((self.seconds, logs.get("loss_student", label_loss or logs["loss"])))
                 if state.global_step < state.max_steps:
                     connection.recv()
                     self.begin = time.perf_counter()
+
+    # A student's own loss: the other part is over padding as well in the plain form.
+    label_loss = None
+
+    def keep_label_loss(module, args, outputs):
+        nonlocal label_loss
+        label_loss = float(outputs["loss"])
 
     os.chdir(folder)
     count = 8 * steps
@@ -463,6 +470,8 @@ def train(connection, form, recipe, model, path, steps, seed, folder):
             recipe, networks[0], tokenizer, features, networks[1], output_dir=folder, do_train=True, **common
         )
         trainer.add_callback(Turns())
+        if recipe == "distillation":
+            networks[0].register_forward_hook(keep_label_loss)
         trainer.train()
 
 

@@ -1,4 +1,4 @@
-"""Threads on machines that this one is not, in simulated trees of `/proc` and `/sys`; INC without IPEX."""
+"""Threads on machines that this one is not, in simulated trees of `/proc` and `/sys`; INC without IPEX; errors."""
 
 import math
 import subprocess
@@ -7,8 +7,17 @@ from types import ModuleType
 
 import pytest
 from conftest import ROOT
+from tqdm.auto import tqdm
 
-from environment_qa import cpu_quota, default_threads, physical_cores, threads_were_chosen, without_ipex
+from environment_qa import (
+    UsageError,
+    command,
+    cpu_quota,
+    default_threads,
+    physical_cores,
+    threads_were_chosen,
+    without_ipex,
+)
 
 
 def machine(root, cores, threads_per_core, cgroup="0::/", limits=()):
@@ -131,3 +140,15 @@ def test_ipex_that_is_loaded_or_wanted_stays(monkeypatch):
     with without_ipex():
         assert sys.modules["intel_extension_for_pytorch"] is None
     assert "intel_extension_for_pytorch" not in sys.modules
+
+
+def test_an_error_has_a_line_of_its_own_behind_a_progress_bar(capsys):
+    @command
+    def main():
+        bar = tqdm(total=3)
+        bar.update()
+        raise UsageError("three is too much")
+
+    with pytest.raises(SystemExit):
+        main()
+    assert capsys.readouterr().err.splitlines()[-1] == "error: three is too much"

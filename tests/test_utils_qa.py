@@ -4,6 +4,8 @@ import itertools
 import json
 import logging
 import re
+import resource
+import signal
 
 import datasets
 import hypothesis
@@ -16,7 +18,7 @@ from hypothesis import strategies as st
 import utils_qa
 from arguments_qa import DataTrainingArguments
 from data_qa import read_examples
-from environment_qa import UsageError
+from environment_qa import SaveError, UsageError
 from utils_qa import (
     compute_metrics,
     dataset_of,
@@ -389,6 +391,19 @@ def test_several_processes_prepare_the_same_features(tokenizer, tmp_path):
     rows = [example(CONTEXT, "Who?", "Bob", 8, f"e{number}") for number in range(5)]
     features = features_of(rows, tokenizer, cache_dir=tmp_path, preprocessing_num_workers=2)
     assert list(features) == list(features_of(rows, tokenizer))
+
+
+def test_a_full_disk_is_told(tokenizer, tmp_path):
+    rows = [example(CONTEXT * 20, identifier=f"e{number}") for number in range(50)]
+    before, handler = resource.getrlimit(resource.RLIMIT_FSIZE), signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, before[1]))
+    try:
+        with pytest.raises(SaveError, match=f"^{tmp_path}/qa_features/.*arrow cannot be written .*; make room"):
+            features_of(rows, tokenizer, cache_dir=tmp_path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        signal.signal(signal.SIGXFSZ, handler)
+    assert list(features_of(rows, tokenizer, cache_dir=tmp_path)) == list(features_of(rows, tokenizer))
 
 
 def test_overwrite_cache_prepares_anew(tokenizer, tmp_path, monkeypatch):
