@@ -110,16 +110,31 @@ def observe_together(model, counts):
         quantizer.forward = types.MethodType(forward, quantizer)
 
 
+class _RoundedWeight(torch.autograd.Function):
+    """A weight as the int8 model will have it, with the gradient of the weight itself (straight through)."""
+
+    @staticmethod
+    def forward(ctx, weight, quantizer):
+        return FakeQuantize.forward(quantizer, weight)
+
+    @staticmethod
+    def backward(ctx, gradient):
+        return gradient, None
+
+
 def align_weight_quantizers(model):
-    """Make fake-quant round weights by the very scales that the int8 model will have.
+    """Make fake-quant round weights by the very scales that the int8 model will have, and teach all of them.
 
     INC prepares the model with torch's fused operator, which takes max(|min| / 128, max / 127) as the scale of a
     channel, while the conversion takes max(|min|, |max|) / 127.5: the int8 model then has other weights than the one
     that was trained. The plain operator asks the observer, as the conversion does.
+
+    By that scale the largest weight of a channel comes to 127.5, where torch's operators clip, and pass no gradient:
+    it would not learn, and pruning by gradients would take it for one that does not matter.
     """
     for name, module in model.named_modules():
         if name.endswith("weight_fake_quant"):
-            module.forward = types.MethodType(FakeQuantize.forward, module)
+            module.forward = types.MethodType(lambda quantizer, weight: _RoundedWeight.apply(weight, quantizer), module)
 
 
 def keep_survivors(model):

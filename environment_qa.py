@@ -289,6 +289,21 @@ def _first_failure(code, line):
         return code, line
 
 
+def check_one_process(script):
+    """Refuse to be one of several processes of a run.
+
+    Args:
+        script: its name, for the message.
+
+    Raises:
+        UsageError: torchrun or accelerate has started several.
+    """
+    if (count := int(os.environ.get("WORLD_SIZE", "1"))) > 1:
+        raise UsageError(
+            f"{script} runs in one process, and {count} were started: start it with python; run_qa.py is for several"
+        )
+
+
 def check_stack(version_of=importlib.metadata.version):
     """Compare the installed packages with `STACK` by their metadata, importing none of them.
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 
 from arguments_qa import OutcomeArguments, parse_arguments, positive
 from data_qa import load_examples
-from environment_qa import EXTRAS, UsageError, check_extra, check_stack, command
+from environment_qa import EXTRAS, UsageError, check_extra, check_one_process, check_stack, command
 from hub_qa import hub_of, push
 from model_qa import load_config_and_tokenizer, load_model, verify, verify_error
 from output_qa import check_owner, claim_output_dir, decisive_settings, saving
@@ -60,6 +60,7 @@ def check_optimization(optimization_args, data_args, training_args):
 
 @command
 def main():
+    check_one_process("export_qa.py")
     check_stack()
     model_args, data_args, training_args, optimization_args = parse_arguments(OptimizationArguments)
     check_optimization(optimization_args, data_args, training_args)

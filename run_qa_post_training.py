@@ -8,14 +8,20 @@ The same command without --apply_quantization evaluates the model as it is. Supp
 v2.0 data, CPUs. Refused: IPEX with the dynamic approach, and bf16 without IPEX.
 """
 
-import os
 import sys
 from dataclasses import dataclass, field
 
 from arguments_qa import DataTrainingArguments, ModelArguments, OutcomeArguments, parse_arguments, positive
 from config_qa import find_config, quantization_settings
 from data_qa import load_examples
-from environment_qa import UsageError, ask_about_processor, check_stack, command, without_ipex
+from environment_qa import (
+    UsageError,
+    ask_about_processor,
+    check_one_process,
+    check_stack,
+    command,
+    without_ipex,
+)
 from hub_qa import hub_of, push
 from model_qa import load_compressed, load_config_and_tokenizer, load_model, verify
 from output_qa import check_owner, claim_output_dir, decisive_settings, saving
@@ -78,11 +84,7 @@ def check_optimization(optimization_args, data_args, training_args):
 
 @command
 def main():
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        raise UsageError(
-            f"run_qa_post_training.py runs in one process, and {os.environ['WORLD_SIZE']} were started: start it with "
-            "python; run_qa.py is for several"
-        )
+    check_one_process("run_qa_post_training.py")
     check_stack()
     model_args, data_args, training_args, optimization_args = parse_arguments(OptimizationArguments)
     check_optimization(optimization_args, data_args, training_args)

@@ -1,14 +1,16 @@
-"""Pruning with masks counted once: the masks and weights that INC finds by counting them all every time."""
+"""INC's parts as they are mended: masks that are counted once, and gradients of fake-quant weights."""
 
 import pytest
 import torch
+from torch.ao.nn.qat import Linear
+from torch.ao.quantization import get_default_qat_qconfig
 
 from environment_qa import without_ipex
 
 with without_ipex():
     from neural_compressor import training
 
-    from compression_qa import count_masks_once, pruning_config
+    from compression_qa import align_weight_quantizers, count_masks_once, pruning_config
 
 STEPS = 8
 
@@ -58,3 +60,16 @@ def test_masks_counted_once_are_those_of_inc(pattern, kind, settings):
     assert all(torch.equal(value, other) for value, other in zip(found, expected, strict=True))
     zeros = sum(int((mask == 0).sum()) for mask in found[-5:])
     assert zeros > 0
+
+
+def test_every_weight_learns_the_largest_of_its_channel_too():
+    layer = Linear(16, 8, qconfig=get_default_qat_qconfig("x86"))
+    align_weight_quantizers(torch.nn.Sequential(layer))
+    with torch.no_grad():
+        layer.weight[:, 3] = 5.0
+    inputs = torch.randn(4, 16)
+    layer(inputs).sum().backward()
+    assert torch.equal(layer.weight.grad, inputs.sum(dim=0).expand(8, 16))
+    scale, _ = layer.weight_fake_quant.calculate_qparams()
+    steps = layer.weight_fake_quant(layer.weight) / scale[:, None]
+    torch.testing.assert_close(steps, (layer.weight / scale[:, None]).round().clamp(-128, 127), atol=1e-4, rtol=0)

@@ -361,6 +361,7 @@ def test_a_full_disk_ends_all_with_the_message_of_the_one_that_writes(tmp_path):
         (SCRIPT, ("--target_sparsity", "3"), "--target_sparsity is 3.0; give a number from 0 to below 1"),
         (SCRIPT, ("--no_such_flag",), "unrecognized: --no_such_flag"),
         (str(ROOT / "run_qa_post_training.py"), (), "run_qa_post_training.py runs in one process, and 2 were started"),
+        (str(ROOT / "export_qa.py"), (), "export_qa.py runs in one process, and 2 were started"),
     ],
 )
 def test_bad_input_is_answered_once(script, flags, line, tmp_path):

@@ -45,11 +45,7 @@ def test_every_command_is_one_that_works(words, monkeypatch, tmp_path):
         assert subprocess.run(["make", "-n", *rest], capture_output=True).returncode == 0
     elif program == "pip":
         assert rest[0] == "install"
-        for word in rest[1:]:
-            if word.startswith("requirements"):
-                assert (ROOT / word).is_file()
-            elif "==" in word:
-                assert word in (ROOT / "requirements.txt").read_text(encoding="utf-8").split()
+        assert rest[1] == "-r" and (ROOT / rest[2]).is_file()
     elif program == "python" and rest[0] in SCRIPTS:
         script, *flags = rest
         if flags == ["--help"]:
@@ -71,8 +67,8 @@ def test_every_command_is_one_that_works(words, monkeypatch, tmp_path):
         launched = launch_command_parser().parse_args(rest[1:])
         understood(launched.training_script, launched.training_script_args)
     else:
-        # CI makes the environment in the same way; `test_tensorboard.py` reads what tensorboard shows.
-        assert program in ("python3.11", "tensorboard")
+        # `test_tensorboard.py` reads what tensorboard shows.
+        assert program == "tensorboard"
 
 
 def test_links_and_pictures_lead_somewhere():

@@ -7,12 +7,13 @@ import pytest
 import yaml
 from conftest import ROOT, SAMPLE
 
+import export_qa
 import run_qa
 import run_qa_post_training
 from arguments_qa import parse_arguments
 from environment_qa import UsageError
 
-SCRIPTS = {"run_qa.py": run_qa, "run_qa_post_training.py": run_qa_post_training}
+SCRIPTS = {"run_qa.py": run_qa, "run_qa_post_training.py": run_qa_post_training, "export_qa.py": export_qa}
 FILES = sorted((ROOT / "config" / "recipes").iterdir())
 
 
@@ -28,7 +29,7 @@ def recipe(script, words):
 
 def of_readme():
     text = (ROOT / "README.md").read_text(encoding="utf-8")
-    for block in re.findall(r"```bash\n(python run_qa.*?)```", text, flags=re.DOTALL):
+    for block in re.findall(r"```bash\n(python (?:run|export)_qa.*?)```", text, flags=re.DOTALL):
         _, script, *words = shlex.split(block.replace("\\\n", " "), comments=True)
         # The others start from a recipe's file.
         if words[0].startswith("--"):
@@ -36,19 +37,19 @@ def of_readme():
 
 
 def of_file(path):
-    script = re.match(r"# (run_\w+\.py): ", path.read_text(encoding="utf-8")).group(1)
+    script = re.match(r"# (\w+_qa\w*\.py): ", path.read_text(encoding="utf-8")).group(1)
     return recipe(script, [str(path)])
 
 
 def test_each_recipe_of_the_readme_is_a_file_and_each_file_is_a_recipe_of_the_readme():
-    assert len(FILES) == 9
+    assert len(FILES) == 11
     assert sorted(map(of_file, FILES)) == sorted(of_readme())
 
 
 def test_the_commands_of_the_readme_that_start_from_a_file_are_understood(monkeypatch):
     monkeypatch.chdir(ROOT)
     text = (ROOT / "README.md").read_text(encoding="utf-8")
-    commands = re.findall(r"^python (run_\w+\.py) (config/recipes/.*)$", text, flags=re.MULTILINE)
+    commands = re.findall(r"^python (\w+\.py) (config/recipes/.*)$", text, flags=re.MULTILINE)
     assert len(commands) == 3
     for script, words in commands:
         path, *flags = shlex.split(words)
