@@ -122,6 +122,10 @@ class _RoundedWeight(torch.autograd.Function):
         return gradient, None
 
 
+def _rounded_weight(quantizer, weight):
+    return _RoundedWeight.apply(weight, quantizer)
+
+
 def align_weight_quantizers(model):
     """Make fake-quant round weights by the very scales that the int8 model will have, and teach all of them.
 
@@ -134,7 +138,7 @@ def align_weight_quantizers(model):
     """
     for name, module in model.named_modules():
         if name.endswith("weight_fake_quant"):
-            module.forward = types.MethodType(lambda quantizer, weight: _RoundedWeight.apply(weight, quantizer), module)
+            module.forward = types.MethodType(_rounded_weight, module)
 
 
 def keep_survivors(model):
