@@ -366,8 +366,17 @@ def ask_about_processor():
     """
     import cpuinfo
 
-    asked = concurrent.futures.ThreadPoolExecutor(max_workers=1).submit(cpuinfo.get_cpu_info)
-    cpuinfo.get_cpu_info = asked.result
+    get_cpu_info, answer = cpuinfo.get_cpu_info, concurrent.futures.Future()
+
+    def ask():
+        try:
+            answer.set_result(get_cpu_info())
+        except Exception as error:
+            answer.set_exception(error)
+
+    # Not an executor, whose threads a process that has come to an error would wait for.
+    threading.Thread(target=ask, daemon=True).start()
+    cpuinfo.get_cpu_info = answer.result
 
 
 @contextlib.contextmanager
@@ -388,6 +397,17 @@ def without_ipex(hidden=True):
     finally:
         if hidden:
             del sys.modules[name]
+
+
+def trace_without_stacks():
+    """Keep torch from noting the Python stack of each operation that it traces for quantization.
+
+    To format the first one it imports its compiler: a second, for stacks that nobody reads.
+    """
+    from torch.ao.quantization.fx.tracer import QuantizationTracer
+
+    # Each tracer switches them on for itself; this attribute cannot be switched.
+    QuantizationTracer.record_stack_traces = property(lambda tracer: False, lambda tracer, value: None)
 
 
 def go_offline_without_hub():

@@ -63,6 +63,8 @@ def normalize_answer(text):
 
 
 def _overlap_f1(gold_tokens, predicted_tokens):
+    if gold_tokens == predicted_tokens:
+        return float(bool(gold_tokens))
     common = sum((collections.Counter(gold_tokens) & collections.Counter(predicted_tokens)).values())
     if not common:
         return 0.0

@@ -11,7 +11,7 @@ import re
 import sys
 from pathlib import Path
 
-from environment_qa import UsageError, kind_of
+from environment_qa import UsageError, kind_of, trace_without_stacks
 
 WEIGHT_FILES = (
     "model.safetensors",
@@ -290,6 +290,7 @@ def load_compressed(output_dir):
 
     if ipex:
         import intel_extension_for_pytorch  # noqa: F401  registers the operators of the saved graph
+    trace_without_stacks()
     return INCModelForQuestionAnswering.from_pretrained(output_dir)
 
 

@@ -12,6 +12,7 @@ import argparse
 from arguments_qa import ModelArguments
 from environment_qa import (
     UsageError,
+    ask_about_processor,
     check_output_dir,
     check_stack,
     command,
@@ -19,6 +20,7 @@ from environment_qa import (
     kind_of,
     make_output_dir,
     quiet_libraries,
+    without_ipex,
 )
 from model_qa import from_pretrained, load_model
 
@@ -55,10 +57,12 @@ def main():
 
     from transformers import AutoTokenizer
 
-    from compression_qa import sparsity_report
-
     model_args = ModelArguments(args.model_name_or_path)
     tokenizer = from_pretrained(AutoTokenizer, "model_name_or_path", args.model_name_or_path, model_args)
+    ask_about_processor()
+    with without_ipex():
+        from compression_qa import sparsity_report
+
     # The encoder inside: as question answering takes it, and without a head that nobody has trained.
     model = load_model(model_args).base_model
     prune(model, args.target_sparsity)

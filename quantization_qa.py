@@ -13,6 +13,7 @@ from neural_compressor.config import AccuracyCriterion, TuningCriterion
 from optimum.intel import INCQuantizer
 from tqdm.auto import tqdm
 
+from environment_qa import trace_without_stacks
 from model_qa import drop_stale_weights
 from output_qa import written_beside
 
@@ -78,6 +79,7 @@ def quantize(model, config, output_dir, calibration=None, score=None):
         config.example_inputs = calibration.inputs(next(calibration.by_length()))
     if not config.excluded_precisions and not torch.ops.mkldnn._is_mkldnn_bf16_supported():
         print("note: this processor has no bf16 instructions; bf16 is emulated here, right but not faster")
+    trace_without_stacks()
     with tempfile.TemporaryDirectory() as workspace:
         set_workspace(workspace)
         os.environ["FORCE_BF16"] = "0" if config.excluded_precisions else "1"

@@ -423,7 +423,10 @@ def _best_of_each(candidates, nulls, n_best_size):
         candidates = {name: np.concatenate((values, nulls[name])) for name, values in candidates.items()}
     if not np.isfinite(candidates["score"]).all():
         raise ValueError("The model's logits are not finite.")
-    order = np.lexsort((-candidates["score"], candidates["example"]))
+    order = np.argsort(-candidates["score"], kind="stable")
+    # Numbers of 16 bits are sorted in one go over them.
+    example = candidates["example"].astype(np.min_scalar_type(candidates["example"].max(initial=0)))
+    order = order[np.argsort(example[order], kind="stable")]
     example = candidates["example"][order]
     rank = np.arange(len(order)) - np.searchsorted(example, example)
     kept = {name: values[order[rank < n_best_size]] for name, values in candidates.items()}
@@ -521,14 +524,14 @@ def _nbest_json(nbest):
         names = tuple(map(tuple, entries))
         if names not in templates:
             templates[names] = _nbest_template(names)
-        end = begin + sum(map(len, names))
+        end = begin + sum(map(len, entries))
         rows.append(templates[names] % (encode_basestring_ascii(identifier), *encoded[begin:end]))
         begin = end
     return "{\n" + ",\n".join(rows) + "\n}\n"
 
 
 def _nbest_template(names):
-    """Return a template of one example's id and entries; `names` are the fields of each entry."""
+    """Return a template for an example's id and values; `names` are the fields of each entry."""
     entries = []
     for fields in names:
         lines = ",\n".join(f"            {encode_basestring_ascii(field)}: %s" for field in fields)
@@ -599,7 +602,8 @@ def compute_metrics(examples, answers, null_score_diff_threshold=0.0):
     """
     from metric_qa import squad_scores, squad_v2_scores
 
-    golds = {identifier: gold["text"] for identifier, gold in zip(examples["id"], examples["answers"], strict=True)}
+    texts = pc.struct_field(examples.with_format("arrow")["answers"], "text").to_pylist()
+    golds = dict(zip(examples["id"], texts, strict=True))
     if answers.null_odds is None:
         return squad_scores(answers.predictions, golds)
     return squad_v2_scores(answers.predictions, golds, answers.null_odds, null_score_diff_threshold)

@@ -23,6 +23,8 @@ os.environ.update(
 import hypothesis  # noqa: E402
 import pytest  # noqa: E402
 
+import environment_qa  # noqa: E402, F401  sets variables, which no test may be the first to find set
+
 ROOT = Path(__file__).resolve().parent.parent
 SAMPLE = ROOT / "sample"
 

@@ -110,6 +110,7 @@ def test_an_unreadable_parent_leaves_the_number_alone(tmp_path):
     assert threads_were_chosen({"OMP_NUM_THREADS": "1", "LOCAL_WORLD_SIZE": "2"}, tmp_path / "none")
 
 
+@pytest.mark.recipe
 def test_inc_sees_no_ipex_where_it_is_left_out():
     program = f"""
 import sys

@@ -1,4 +1,4 @@
-"""--push_to_hub of both scripts, against a stand-in for the hub on loopback."""
+"""--push_to_hub of the scripts, against a stand-in for the hub on loopback."""
 
 import json
 import os
@@ -19,6 +19,7 @@ PUSHED = [*BASE, "--push_to_hub"]
 DYNAMIC = ["run_qa_post_training.py", *PUSHED, "--apply_quantization"]
 PRUNING = ["run_qa.py", *PUSHED, "--do_train", "--max_train_samples", "48", "--num_train_epochs", "1"]
 PRUNING += ["--apply_pruning", "--target_sparsity", "0.3", "--save_steps", "2", "--logging_steps", "2"]
+EXPORT = ["export_qa.py", *PUSHED, "--apply_quantization"]
 MODEL = {
     "README.md",
     "all_results.json",
@@ -56,7 +57,7 @@ def assert_arrived(hub, out, name, files):
         assert content == (out / path).read_bytes()
         for place in (out.parent, ROOT):
             assert str(place).encode() not in content, path
-    assert len(hub.files["pytorch_model.bin"]) > 1_000_000
+    assert len(hub.files["model.onnx" if "model.onnx" in files else "pytorch_model.bin"]) > 300_000
     text = hub.files["README.md"].decode()
     assert metadata_errors(text) == []
     card = ModelCard(text)
@@ -89,6 +90,14 @@ def test_a_trained_model_arrives_once_and_without_checkpoints(hub, tmp_path):
 
 
 @pytest.mark.recipe
+def test_an_exported_model_arrives(hub, tmp_path):
+    finished = run([*EXPORT, "--hub_token", TOKEN], tmp_path, hub.url)
+    assert finished.returncode == 0, finished.stderr
+    files = MODEL - {"inc_config.json", "pytorch_model.bin"} | {"model.onnx"}
+    assert_arrived(hub, tmp_path / "out", "tester/out", files)
+
+
+@pytest.mark.recipe
 def test_a_hub_that_fails_at_the_end_leaves_the_model_in_its_folder(hub, tmp_path):
     hub.is_full = True
     finished = run([*DYNAMIC, "--hub_token", TOKEN], tmp_path, hub.url)
@@ -99,7 +108,7 @@ def test_a_hub_that_fails_at_the_end_leaves_the_model_in_its_folder(hub, tmp_pat
 
 
 @pytest.mark.recipe
-@pytest.mark.parametrize("script", [DYNAMIC, PRUNING], ids=lambda words: words[0])
+@pytest.mark.parametrize("script", [DYNAMIC, PRUNING, EXPORT], ids=lambda words: words[0])
 def test_a_token_that_the_hub_does_not_know_is_refused_at_once(script, hub, tmp_path):
     assert_refused(run([*script, "--hub_token", "hf_wrong"], tmp_path, hub.url), tmp_path, [hub.url, "--hub_token"])
     assert hub.requests == ["/api/whoami-v2"]

@@ -394,7 +394,7 @@ def test_several_processes_prepare_the_same_features(tokenizer, tmp_path):
 
 
 def test_a_full_disk_is_told(tokenizer, tmp_path):
-    rows = [example(CONTEXT * 20, identifier=f"e{number}") for number in range(50)]
+    rows = [example(CONTEXT, identifier=f"e{number}") for number in range(50)]
     before, handler = resource.getrlimit(resource.RLIMIT_FSIZE), signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, before[1]))
     try:
