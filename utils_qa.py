@@ -508,7 +508,9 @@ def write_answers(answers, output_dir, prefix=None):
 
 
 def _write_json(path, content):
-    write_text(path, json.dumps(content, indent=4) + "\n")
+    # With its own indentation `json` would fall back to slow Python code. None of the dictionaries has any inside.
+    lines = json.dumps(content, separators=(",\n    ", ": "))[1:-1]
+    write_text(path, f"{{\n    {lines}\n}}\n" if lines else "{}\n")
 
 
 def _nbest_json(nbest):
