@@ -1,4 +1,4 @@
-"""The arguments that both scripts take, how they are read, and what is refused about them.
+"""The arguments that the scripts share, how they are read, and what is refused about them.
 
 Belongs here: the shared dataclasses, reading them from the command line or a file, and every check that needs nothing
 but the arguments. Of the libraries only `transformers` is imported, and that inside `parse_arguments`.

@@ -1,4 +1,4 @@
-"""What a run did to a model, for people who decide: `--report` of both scripts, and finished runs side by side.
+"""What a run did to a model, for people who decide: `--report` of the scripts, and finished runs side by side.
 
     python report_qa.py OUT [OUT ...]                       # scores, size and speed, F1 lost against the first run
     python report_qa.py OUT [OUT ...] --output_dir DIR      # from the runs' reports: a table and the Pareto front

@@ -1,6 +1,6 @@
 """Examples to features, logits to answers, answers to metrics.
 
-Belongs here: the SQuAD pre- and post-processing that both scripts share, on Arrow tables and NumPy arrays.
+Belongs here: the SQuAD pre- and post-processing that all scripts share, on Arrow tables and NumPy arrays.
 Does not belong here: reading files (`data_qa.py`), running models (`inference_qa.py`, `trainer_qa.py`).
 
 Features are stored unpadded; whatever forms a batch pads it. So the CLS token of a feature is at position 0, and
