@@ -126,7 +126,7 @@ def _straight_through(quantizer, weight):
     return _StraightThrough.apply(weight, quantizer)
 
 
-def align_weight_quantizers(model, pruned):
+def align_weight_quantizers(model, scored=False):
     """Make fake-quant round weights by the very scales that the int8 model will have.
 
     INC prepares the model with torch's fused operator, which takes max(|min| / 128, max / 127) as the scale of a
@@ -139,9 +139,9 @@ def align_weight_quantizers(model, pruned):
 
     Args:
         model: model prepared for quantization-aware training.
-        pruned: whether it is pruned as well; then gradients pass where weights are clipped.
+        scored: whether pruning scores its weights by their gradients; then these pass where weights are clipped.
     """
-    forward = _straight_through if pruned else FakeQuantize.forward
+    forward = _straight_through if scored else FakeQuantize.forward
     for name, module in model.named_modules():
         if name.endswith("weight_fake_quant"):
             module.forward = types.MethodType(forward, module)
@@ -187,6 +187,11 @@ def observers_at_rest(model):
 def observers_are_frozen(model):
     """Tell whether `freeze_observers` was called; the model's buffers hold that, so that checkpoints do."""
     return not any(int(quantizer.observer_enabled) for quantizer in _activation_quantizers(model).values())
+
+
+def scores_by_gradients(pruner):
+    """Tell whether one of INC's pruners chooses weights by their gradients: magnitude and pattern_lock do not."""
+    return pruner.config["pruning_type"].startswith(("snip", "gradient"))
 
 
 def count_masks_once(pruner):

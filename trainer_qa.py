@@ -38,6 +38,7 @@ from compression_qa import (
     observers_at_rest,
     pruner_state,
     restore_pruner,
+    scores_by_gradients,
     sparsity,
 )
 from environment_qa import UsageError
@@ -340,7 +341,7 @@ class QuestionAnsweringINCTrainer(INCTrainer):
                 if isinstance(callback, QuantizationAwareTrainingCallbacks):
                     callback.remove_hook("on_train_begin", adaptor._pre_hook_for_qat)
             adaptor._pre_hook_for_qat()
-            align_weight_quantizers(self.model, pruned=self.pruning_config is not None)
+            align_weight_quantizers(self.model, scored=any(map(scores_by_gradients, self._pruners)))
             self._start_observers()
             if self.args.world_size > 1:
                 observe_together(self.model, lambda: self._counts)

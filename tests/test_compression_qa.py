@@ -62,16 +62,16 @@ def test_masks_counted_once_are_those_of_inc(pattern, kind, settings):
     assert zeros > 0
 
 
-@pytest.mark.parametrize("pruned", [False, True])
-def test_fake_quant_rounds_as_the_conversion_and_hides_no_weight_from_pruning(pruned):
+@pytest.mark.parametrize("scored", [False, True])
+def test_fake_quant_rounds_as_the_conversion_and_hides_no_weight_from_pruning(scored):
     layer = Linear(16, 8, qconfig=get_default_qat_qconfig("x86"))
-    align_weight_quantizers(torch.nn.Sequential(layer), pruned)
+    align_weight_quantizers(torch.nn.Sequential(layer), scored)
     with torch.no_grad():
         layer.weight[:, 3] = 5.0
     inputs = torch.randn(4, 16)
     layer(inputs).sum().backward()
     expected = inputs.sum(dim=0).repeat(8, 1)
-    if not pruned:
+    if not scored:
         expected[:, 3] = 0.0  # clipped from 127.5 to 127
     assert torch.equal(layer.weight.grad, expected)
     scale = 5.0 / 127.5
