@@ -117,13 +117,11 @@ def main():
     names = [name for name in tokenizer.model_input_names if name in features.column_names]
 
     # The windows that the project's script calibrates on: others would decide the F1, not the form.
-    drawn = {tuple(ids) for ids in draw_features(questions, tokenizer, DataTrainingArguments(), 50, 42)["input_ids"]}
-    tokens = zip(train["input_ids"], train["attention_mask"], strict=True)
-    calibration = [
-        row
-        for row, (ids, mask) in enumerate(tokens)
-        if tuple(each for each, is_token in zip(ids, mask, strict=True) if is_token) in drawn
-    ]
+    drawn = draw_features(questions, tokenizer, DataTrainingArguments(), 50, 42)
+    ids = set(drawn["example_id"])
+    rows = [row for row, identifier in enumerate(train["example_id"]) if identifier in ids]
+    windows = drawn["input_ids"]
+    calibration = [row for row in rows if train[row]["input_ids"][: sum(train[row]["attention_mask"])] in windows]
     settings = config_qa.quantization_settings("static", config_qa.find_config("quantization.yml", "-"))
     quantizer = INCQuantizer.from_pretrained(model)
     quantizer.quantize(
