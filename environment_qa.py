@@ -261,8 +261,9 @@ def _end_all(code, line, trace, lost):
     sys.stdout.flush()
     first_code, first_line = _first_failure(code, line)
     speaks = first_line == line
-    if speaks:
-        print(f"{trace}{line}", file=sys.stderr, flush=True)
+    if speaks and line:
+        # A line of its own, also where another process has left a progress bar open.
+        print(f"\n{trace}{line}", file=sys.stderr, flush=True)
     file = os.environ.get("TORCHELASTIC_ERROR_FILE")
     if file and first_line:
         # torchrun shows it at the end of all that it prints itself.

@@ -22,6 +22,7 @@ from arguments_qa import DataTrainingArguments
 from data_qa import read_examples
 from distillation_qa import add_teacher_logits
 from inference_qa import Batches, predict_logits
+from processes_qa import part
 from utils_qa import dataset_of, prepare_features
 
 SAMPLE = Path(__file__).resolve().parent.parent / "sample"
@@ -68,3 +69,5 @@ if __name__ == "__main__":
     for where, cache, os.environ["LOCAL_RANK"] in places:
         folder = Path(sys.argv[1]) / where
         np.savez(folder / f"{rank}.npz", **work(folder / cache, str(folder / f"features-{rank}")))
+    # Threads of gloo that still run at the interpreter's end may abort the process.
+    part()

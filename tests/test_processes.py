@@ -333,8 +333,8 @@ def test_accelerate_stopped_and_continued_learns_what_torchrun_learns(tmp_path):
     ],
 )
 def test_an_error_in_one_process_ends_all_with_its_message(environ, line, root_cause, tmp_path):
-    process = start(two(), tmp_path / "out", FAIL_AT="4", **environ)
-    finished = ended(process)
+    # A progress bar is open when it happens, and it is the first process's.
+    finished = run(two(), tmp_path / "out", FAIL_AT="4", TQDM_DELAY="0", **environ)
     assert_ended_with(finished, line, root_cause or line)
     assert not (tmp_path / "out" / "pytorch_model.bin").exists()
 
