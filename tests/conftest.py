@@ -18,6 +18,7 @@ os.environ.update(
     HF_MODULES_CACHE=str(Path(_CACHE) / "modules"),
     HF_HUB_OFFLINE="1",
     TOKENIZERS_PARALLELISM="false",
+    TQDM_DELAY="600",  # or a slow machine would show progress bars that a fast one does not
 )
 
 import hypothesis  # noqa: E402

@@ -144,9 +144,10 @@ def test_ipex_that_is_loaded_or_wanted_stays(monkeypatch):
 
 
 def test_an_error_has_a_line_of_its_own_behind_a_progress_bar(capsys):
+    bar = tqdm(total=3, delay=0)
+
     @command
     def main():
-        bar = tqdm(total=3)
         bar.update()
         raise UsageError("three is too much")
 
