@@ -282,6 +282,7 @@ def main():
             save_sparsity,
             sparsity_report,
             training_quantization_config,
+            use_plain_dropout,
         )
         from inference_qa import Batches
         from trainer_qa import FeatureCollator, QuestionAnsweringINCTrainer, log_saved_model, steps_per_epoch
@@ -289,6 +290,7 @@ def main():
     parameters = sum(weights.numel() for weights in model.parameters())
     configs = {}
     if quantizing:
+        use_plain_dropout(model)
         configs["quantization_config"] = training_quantization_config(settings["quantization"], model)
     if pruning:
         epoch_steps = steps_per_epoch(training_args, len(features))

@@ -5,7 +5,7 @@
         --apply_quantization --quantization_approach static --verify_loading --do_eval --output_dir /tmp/static
 
 The same command without --apply_quantization evaluates the model as it is. Supported: fast tokenizers, SQuAD v1.1 and
-v2.0 data, CPUs. Refused: IPEX with the dynamic approach, and bf16 without IPEX.
+v2.0 data, CPUs. Refused: IPEX with the dynamic approach or a DeBERTa model, and bf16 without IPEX.
 """
 
 import sys
@@ -108,6 +108,11 @@ def main():
     check_owner(training_args.output_dir, decisive, training_args.overwrite_output_dir)
     examples = load_examples(data_args, model_args, [split for split, needed in splits.items() if needed])
     config, tokenizer = load_config_and_tokenizer(model_args, data_args, needs_head=True)
+    if use_ipex and config.model_type in ("deberta", "deberta-v2"):
+        raise UsageError(
+            f"--use_ipex: {model_args.model_name_or_path} is a {config.model_type} model, and IPEX fails on its "
+            "attention; leave the flag out"
+        )
 
     # The heavy libraries are loaded only now that nothing more can be said about the input.
     ask_about_processor()

@@ -93,6 +93,21 @@ def left_tokenizer():
     return AutoTokenizer.from_pretrained(SAMPLE / "distilbert-qa", padding_side="left")
 
 
+@pytest.fixture(scope="session")
+def byte_tokenizer(tmp_path_factory):
+    """One of RoBERTa's kind, whose tokens are bytes, with the words of the sample."""
+    from tokenizers import ByteLevelBPETokenizer
+    from transformers import RobertaTokenizerFast
+
+    from data_qa import read_examples
+
+    specials = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
+    words = ByteLevelBPETokenizer()
+    contexts = [each["context"] for each in read_examples(str(SAMPLE / "dev.json"), "dev")]
+    words.train_from_iterator(contexts, vocab_size=1000, special_tokens=specials, show_progress=False)
+    return RobertaTokenizerFast(*words.save_model(str(tmp_path_factory.mktemp("bytes"))), model_max_length=512)
+
+
 @pytest.fixture
 def questions(tmp_path):
     """A question file with one good example."""

@@ -216,11 +216,11 @@ def test_features_of_wild_texts(side, examples, max_seq_length, doc_stride, toke
     check_features(examples, features, used, max_seq_length, doc_stride)
 
 
-@pytest.mark.parametrize("side", ["right", "left"])
+@pytest.mark.parametrize("kind", ["tokenizer", "left_tokenizer", "byte_tokenizer"])
 @hypothesis.settings(max_examples=60)
 @hypothesis.given(examples=wild_examples(), max_seq_length=st.integers(24, 48), doc_stride=st.integers(0, 12))
-def test_features_are_those_of_the_textbook(side, examples, max_seq_length, doc_stride, tokenizer, left_tokenizer):
-    used = tokenizer if side == "right" else left_tokenizer
+def test_features_are_those_of_the_textbook(kind, examples, max_seq_length, doc_stride, request):
+    used = request.getfixturevalue(kind)
     expected = textbook_qa.features_of(examples, used, max_seq_length, doc_stride, padding=False)
     assert list(features_of(examples, used, max_seq_length, doc_stride)) == expected
 
