@@ -226,6 +226,15 @@ POST_TRAINING = {
         {"--apply_quantization": True, "--use_ipex": True},
         ["--use_ipex", "--quantization_approach static"],
     ),
+    "IPEX with DeBERTa": (
+        lambda folder: {
+            **STATIC,
+            "--use_ipex": True,
+            "--train_file": SAMPLE / "train.json",
+            **model(change_json("config.json", model_type="deberta-v2"))(folder),
+        },
+        ["--use_ipex", "deberta-v2 model", "leave the flag out"],
+    ),
     "bf16 with dynamic": ({"--apply_quantization": True, "--bf16": True, "--no_cuda": True}, ["--bf16", "--use_ipex"]),
     "bf16 without IPEX": ({**STATIC, "--bf16": True, "--no_cuda": True}, ["--bf16", "--use_ipex"]),
     "static without training questions": (STATIC, ["--quantization_approach static", "--train_file"]),

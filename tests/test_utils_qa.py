@@ -207,11 +207,11 @@ def wild_examples(draw):
     return examples
 
 
-@pytest.mark.parametrize("side", ["right", "left"])
+@pytest.mark.parametrize("kind", ["tokenizer", "left_tokenizer"])
 @hypothesis.settings(max_examples=40)
 @hypothesis.given(examples=wild_examples(), max_seq_length=st.integers(24, 48), doc_stride=st.integers(0, 12))
-def test_features_of_wild_texts(side, examples, max_seq_length, doc_stride, tokenizer, left_tokenizer):
-    used = tokenizer if side == "right" else left_tokenizer
+def test_features_of_wild_texts(kind, examples, max_seq_length, doc_stride, request):
+    used = request.getfixturevalue(kind)
     features = features_of(examples, used, max_seq_length, doc_stride)
     check_features(examples, features, used, max_seq_length, doc_stride)
 
@@ -225,10 +225,10 @@ def test_features_are_those_of_the_textbook(kind, examples, max_seq_length, doc_
     assert list(features_of(examples, used, max_seq_length, doc_stride)) == expected
 
 
-@pytest.mark.parametrize("side", ["right", "left"])
+@pytest.mark.parametrize("kind", ["tokenizer", "left_tokenizer"])
 @pytest.mark.parametrize(("max_seq_length", "doc_stride"), [(384, 128), (64, 16), (32, 0), (32, 13)])
-def test_features_of_the_sample_questions(side, max_seq_length, doc_stride, tokenizer, left_tokenizer):
-    used = tokenizer if side == "right" else left_tokenizer
+def test_features_of_the_sample_questions(kind, max_seq_length, doc_stride, request):
+    used = request.getfixturevalue(kind)
     examples = read_examples(str(SAMPLE / "dev_v2.json"), "dev", 15)
     features = features_of(examples, used, max_seq_length, doc_stride)
     check_features(examples, features, used, max_seq_length, doc_stride)
@@ -238,11 +238,11 @@ def test_features_of_the_sample_questions(side, max_seq_length, doc_stride, toke
 CONTEXT = "Ann met Bob in Rome, and then they went to Athens. " * 4 + "At last Zoe came"
 
 
-@pytest.mark.parametrize("side", ["right", "left"])
+@pytest.mark.parametrize("kind", ["tokenizer", "left_tokenizer"])
 @pytest.mark.parametrize("max_seq_length", [16, 24, 48, 128])
 @pytest.mark.parametrize("text", ["Ann", "A", "e", "Zoe came", "At last Zoe"])
-def test_answers_at_the_very_edges_are_labelled(side, max_seq_length, text, tokenizer, left_tokenizer):
-    used = tokenizer if side == "right" else left_tokenizer
+def test_answers_at_the_very_edges_are_labelled(kind, max_seq_length, text, request):
+    used = request.getfixturevalue(kind)
     start = 0 if CONTEXT.startswith(text) else CONTEXT.rfind(text)
     row = example(CONTEXT, "Who?", text, start)
     features = features_of([row], used, max_seq_length, 4)
@@ -298,9 +298,9 @@ def test_white_space_before_a_question_is_stripped(tokenizer):
         )
 
 
-@pytest.mark.parametrize("side", ["right", "left"])
-def test_a_question_that_leaves_no_room_is_refused_with_its_id(side, tokenizer, left_tokenizer):
-    used = tokenizer if side == "right" else left_tokenizer
+@pytest.mark.parametrize("kind", ["tokenizer", "left_tokenizer"])
+def test_a_question_that_leaves_no_room_is_refused_with_its_id(kind, request):
+    used = request.getfixturevalue(kind)
     rows = [example(CONTEXT, identifier="good"), example(CONTEXT, "who " * 30, identifier="long-one")]
     with pytest.raises(UsageError) as caught:
         features_of(rows, used, 24, 8)
