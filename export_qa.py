@@ -11,13 +11,17 @@ engine that is not installed (requirements-onnx.txt, requirements-openvino.txt).
 
 from dataclasses import dataclass, field
 
-from arguments_qa import OutcomeArguments, parse_arguments, positive
-from data_qa import load_examples
-from environment_qa import EXTRAS, UsageError, check_extra, check_one_process, check_stack, command
-from hub_qa import hub_of, push
-from model_qa import load_config_and_tokenizer, load_model, verify, verify_error
-from output_qa import check_owner, claim_output_dir, decisive_settings, saving
-from report_qa import report_run
+from qa.models.loading import load_config_and_tokenizer, load_model
+from qa.questions.examples import load_examples
+from qa.results.hub import hub_of, push
+from qa.results.report import report_run
+from qa.results.verification import verify, verify_error
+from qa.start.arguments import OutcomeArguments, parse_arguments, positive
+from qa.start.command import command
+from qa.start.errors import UsageError
+from qa.start.output import check_owner, claim_output_dir, decisive_settings, saving
+from qa.start.process import check_one_process, prepare_process
+from qa.start.stack import EXTRAS, check_extra, check_stack
 
 # Largest difference between the logits of PyTorch and of an fp32 model in another engine, which sums in another order.
 # Measured on logits of about 10: 2e-5. Two inputs taken for each other, or a lost mask, move them by 1 and more.
@@ -60,6 +64,7 @@ def check_optimization(optimization_args, data_args, training_args):
 
 @command
 def main():
+    prepare_process()
     check_one_process("export_qa.py")
     check_stack()
     model_args, data_args, training_args, optimization_args = parse_arguments(OptimizationArguments)
@@ -76,11 +81,13 @@ def main():
     config, tokenizer = load_config_and_tokenizer(model_args, data_args, needs_head=True)
 
     # The heavy libraries are loaded only now that nothing more can be said about the input.
-    from card_qa import write_card
-    from engines_qa import export, exporter_of, load_exported
-    from inference_qa import Batches, evaluate_and_report, prepare_evaluation, save_results
-    from measure_qa import timed_rows
-    from utils_qa import dataset_of, draw_features
+    from qa.models.engines import export, exporter_of, load_exported
+    from qa.models.passes import Batches
+    from qa.questions.features import dataset_of, draw_features
+    from qa.results.card import write_card
+    from qa.results.evaluation import evaluate_and_report, prepare_evaluation
+    from qa.results.files import save_results
+    from qa.results.measure import timed_rows
 
     batch_size = training_args.per_device_eval_batch_size
     model = load_model(model_args, config, needs_head=True)
@@ -95,7 +102,7 @@ def main():
     output_dir = training_args.output_dir
     claim_output_dir(output_dir, decisive, training_args.overwrite_output_dir)
 
-    from compression_qa import sparsity_report
+    from qa.compression.pruning import sparsity_report
 
     export(model, exporter, export_format, output_dir, calibration)
     with saving(output_dir):

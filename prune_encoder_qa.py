@@ -9,20 +9,15 @@ little by little while the model goes on learning language, and so loses less; i
 
 import argparse
 
-from arguments_qa import ModelArguments
-from environment_qa import (
-    UsageError,
-    ask_about_processor,
-    check_output_dir,
-    check_stack,
-    command,
-    go_offline_without_hub,
-    kind_of,
-    make_output_dir,
-    quiet_libraries,
-    without_ipex,
-)
-from model_qa import from_pretrained, load_model
+from qa.corrections.ipex import without_ipex
+from qa.corrections.py_cpuinfo import ask_about_processor
+from qa.models.loading import from_pretrained, load_model
+from qa.start.arguments import ModelArguments
+from qa.start.command import command
+from qa.start.errors import UsageError
+from qa.start.paths import check_output_dir, kind_of, make_output_dir
+from qa.start.process import go_offline_without_hub, prepare_process, quiet_libraries
+from qa.start.stack import check_stack
 
 
 def prune(model, sparsity):
@@ -32,7 +27,7 @@ def prune(model, sparsity):
         model: encoder, changed in place.
         sparsity: share of zeros in each operator, from 0 to 1.
     """
-    from compression_qa import prunable_weights
+    from qa.compression.pruning import prunable_weights
 
     for weight in prunable_weights(model).values():
         sizes = weight.abs().flatten()
@@ -42,6 +37,7 @@ def prune(model, sparsity):
 
 @command
 def main():
+    prepare_process()
     parser = argparse.ArgumentParser(description="Set the smallest weights of each linear operator to zero.")
     parser.add_argument("--model_name_or_path", required=True, help="folder or hub name of a language model")
     parser.add_argument("--target_sparsity", type=float, default=0.9, help="share of zeros in each linear operator")
@@ -61,7 +57,7 @@ def main():
     tokenizer = from_pretrained(AutoTokenizer, "model_name_or_path", args.model_name_or_path, model_args)
     ask_about_processor()
     with without_ipex():
-        from compression_qa import sparsity_report
+        from qa.compression.pruning import sparsity_report
 
     # The encoder inside: as question answering takes it, and without a head that nobody has trained.
     model = load_model(model_args).base_model

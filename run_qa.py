@@ -14,8 +14,7 @@ import math
 import os
 from dataclasses import dataclass, field
 
-from arguments_qa import DataTrainingArguments, ModelArguments, OutcomeArguments, parse_arguments
-from config_qa import (
+from qa.compression.settings import (
     PRUNING_APPROACHES,
     distillation_settings,
     find_config,
@@ -23,20 +22,21 @@ from config_qa import (
     quantization_settings,
     steps_of_epochs,
 )
-from data_qa import check_for_training, load_examples, source_of
-from environment_qa import (
-    UsageError,
-    ask_about_processor,
-    check_stack,
-    command,
-    is_first_process,
-    others_are_missing,
-    without_ipex,
-)
-from hub_qa import hub_of, push
-from model_qa import check_teacher, load_compressed, load_config_and_tokenizer, load_model, name_on_hub, verify
-from output_qa import check_owner, claim_output_dir, decisive_settings, last_checkpoint
-from report_qa import report_run
+from qa.corrections.ipex import without_ipex
+from qa.corrections.launchers import others_are_missing
+from qa.corrections.py_cpuinfo import ask_about_processor
+from qa.models.compressed import load_compressed
+from qa.models.loading import check_teacher, load_config_and_tokenizer, load_model, name_on_hub
+from qa.questions.examples import check_for_training, load_examples, source_of
+from qa.results.hub import hub_of, push
+from qa.results.report import report_run
+from qa.results.verification import verify
+from qa.start.arguments import DataTrainingArguments, ModelArguments, OutcomeArguments, parse_arguments
+from qa.start.command import command
+from qa.start.errors import UsageError
+from qa.start.output import check_owner, claim_output_dir, decisive_settings, last_checkpoint
+from qa.start.process import is_first_process, prepare_process
+from qa.start.stack import check_stack
 
 __all__ = ["DataTrainingArguments", "ModelArguments", "OptimizationArguments", "main"]
 
@@ -196,6 +196,7 @@ def steps_of(settings, training_args, optimization_args):
 
 @command
 def main():
+    prepare_process()
     check_stack()
     model_args, data_args, training_args, optimization_args = parse_arguments(OptimizationArguments)
     check_optimization(optimization_args, training_args)
@@ -237,17 +238,12 @@ def main():
     ask_about_processor()
     import torch
 
-    from card_qa import write_card
-    from inference_qa import (
-        evaluate_and_report,
-        post_processing,
-        prepare_evaluation,
-        save_results,
-        score,
-        show_results,
-    )
-    from processes_qa import check_same, gather, part, wait_for_all
-    from utils_qa import dataset_of, prepare_features
+    from qa.questions.features import dataset_of, prepare_features
+    from qa.questions.scores import score
+    from qa.results.card import write_card
+    from qa.results.evaluation import evaluate_and_report, post_processing, prepare_evaluation
+    from qa.results.files import save_results, show_results
+    from qa.start.processes import check_same, gather, part, wait_for_all
 
     torch.manual_seed(training_args.seed)  # a head that is not in the checkpoint is drawn at random
     batch_size = training_args.per_device_eval_batch_size
@@ -276,16 +272,14 @@ def main():
         return
 
     with without_ipex():
-        from compression_qa import (
-            distillation_config,
-            pruning_config,
-            save_sparsity,
-            sparsity_report,
-            training_quantization_config,
-            use_plain_dropout,
-        )
-        from inference_qa import Batches
-        from trainer_qa import FeatureCollator, QuestionAnsweringINCTrainer, log_saved_model, steps_per_epoch
+        from qa.compression.distillation import distillation_config
+        from qa.compression.fake_quant import training_quantization_config
+        from qa.compression.pruning import pruning_config, save_sparsity, sparsity_report
+        from qa.corrections.deberta import use_plain_dropout
+        from qa.models.passes import Batches
+        from qa.training.batches import FeatureCollator, steps_per_epoch
+        from qa.training.callbacks import log_saved_model
+        from trainer_qa import QuestionAnsweringINCTrainer
 
     parameters = sum(weights.numel() for weights in model.parameters())
     configs = {}
@@ -303,7 +297,7 @@ def main():
         teacher.to(training_args.device)
         configs["distillation_config"] = distillation_config(settings["distillation"], teacher)
         if optimization_args.generate_teacher_logits:
-            from distillation_qa import add_teacher_logits
+            from qa.compression.distillation import add_teacher_logits
 
             features = add_teacher_logits(
                 features, teacher, tokenizer, batch_size, model_args.cache_dir, training_args.device

@@ -11,21 +11,21 @@ v2.0 data, CPUs. Refused: IPEX with the dynamic approach or a DeBERTa model, and
 import sys
 from dataclasses import dataclass, field
 
-from arguments_qa import DataTrainingArguments, ModelArguments, OutcomeArguments, parse_arguments, positive
-from config_qa import find_config, quantization_settings
-from data_qa import load_examples
-from environment_qa import (
-    UsageError,
-    ask_about_processor,
-    check_one_process,
-    check_stack,
-    command,
-    without_ipex,
-)
-from hub_qa import hub_of, push
-from model_qa import load_compressed, load_config_and_tokenizer, load_model, verify
-from output_qa import check_owner, claim_output_dir, decisive_settings, saving
-from report_qa import report_run
+from qa.compression.settings import find_config, quantization_settings
+from qa.corrections.ipex import without_ipex
+from qa.corrections.py_cpuinfo import ask_about_processor
+from qa.models.compressed import load_compressed
+from qa.models.loading import load_config_and_tokenizer, load_model
+from qa.questions.examples import load_examples
+from qa.results.hub import hub_of, push
+from qa.results.report import report_run
+from qa.results.verification import verify
+from qa.start.arguments import DataTrainingArguments, ModelArguments, OutcomeArguments, parse_arguments, positive
+from qa.start.command import command
+from qa.start.errors import UsageError
+from qa.start.output import check_owner, claim_output_dir, decisive_settings, saving
+from qa.start.process import check_one_process, prepare_process
+from qa.start.stack import check_stack
 
 # Widths that IPEX batches are padded to are multiples of this.
 IPEX_WIDTH_STEP = 64
@@ -84,6 +84,7 @@ def check_optimization(optimization_args, data_args, training_args):
 
 @command
 def main():
+    prepare_process()
     check_one_process("run_qa_post_training.py")
     check_stack()
     model_args, data_args, training_args, optimization_args = parse_arguments(OptimizationArguments)
@@ -116,9 +117,10 @@ def main():
 
     # The heavy libraries are loaded only now that nothing more can be said about the input.
     ask_about_processor()
-    from card_qa import write_card
-    from inference_qa import Batches, evaluate_and_report, f1_of_trials, prepare_evaluation
-    from utils_qa import dataset_of, draw_features
+    from qa.models.passes import Batches
+    from qa.questions.features import dataset_of, draw_features
+    from qa.results.card import write_card
+    from qa.results.evaluation import evaluate_and_report, f1_of_trials, prepare_evaluation
 
     # IPEX compiles the graph anew for every input shape, so it gets few of them.
     multiple = IPEX_WIDTH_STEP if use_ipex and data_args.pad_to_max_length is None else 1
@@ -135,7 +137,7 @@ def main():
         return
 
     with without_ipex(not use_ipex):
-        from quantization_qa import VERIFY_TOLERANCE, quantization_config, quantize
+        from qa.compression.post_training import VERIFY_TOLERANCE, quantization_config, quantize
 
     calibration = None
     if static:

@@ -1,15 +1,10 @@
 """Training with INC's callbacks, evaluated as question answering.
 
 Belongs here: `INCTrainer` made to answer questions, and what has to happen inside a training step.
-Does not belong here: building the compression configurations (`compression_qa.py`) and features (`utils_qa.py`).
+Does not belong here: building the compression configurations (`qa/compression/`) and batches (`qa/training/`).
 """
 
-import itertools
-import json
-import math
 import random
-import signal
-import sys
 import time
 from pathlib import Path
 
@@ -18,248 +13,25 @@ import torch
 from neural_compressor.compression.callbacks import QuantizationAwareTrainingCallbacks
 from optimum.intel import INCTrainer
 from safetensors.torch import load_model, save_model
-from transformers import TrainerCallback, TrainerState
+from transformers import TrainerState
 from transformers.integrations import TensorBoardCallback
 from transformers.trainer import OPTIMIZER_NAME, SCHEDULER_NAME, TRAINER_STATE_NAME
-from transformers.trainer_pt_utils import LengthGroupedSampler
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, PredictionOutput, speed_metrics
 from transformers.utils import SAFE_WEIGHTS_NAME
 
-from compression_qa import (
-    activation_ranges,
-    align_weight_quantizers,
-    calibrate_observers,
-    count_masks_once,
-    freeze_observers,
-    keep_survivors,
-    loading_instructions,
-    observe_together,
-    observers_are_frozen,
-    observers_at_rest,
-    pruner_state,
-    restore_pruner,
-    scores_by_gradients,
-    sparsity,
-)
-from environment_qa import UsageError
-from inference_qa import Batches, predict_logits
-from model_qa import drop_stale_weights, load_pickled
-from output_qa import written_beside
-from processes_qa import gather, wait_for_all
+from qa.compression.fake_quant import calibrate_observers, observe_together, observers_at_rest
+from qa.compression.pruning import pruner_state, restore_pruner, scores_by_gradients
+from qa.corrections.inc import align_weight_quantizers, count_masks_once, loading_instructions
+from qa.models.compressed import drop_stale_weights, load_pickled
+from qa.models.passes import Batches, predict_logits
+from qa.start.errors import UsageError
+from qa.start.output import written_beside
+from qa.start.processes import gather
+from qa.training.batches import MASKED_LOGIT, TrainingOrder, features_per_epoch, share_of_last_batch
+from qa.training.callbacks import BeforeConversion, FrozenRanges, LossSoFar, StopOnSignal, TensorBoard
 
-# Stands for "no probability" in masked logits. Minus infinity would turn 0 * -inf into NaN in the loss.
-MASKED_LOGIT = -1e9
-# Share of the training steps after which activation ranges are kept.
-FREEZE_AT = 0.5
-# Seconds in which the processes of one run hear of the same signal: Ctrl-C also reaches torchrun, which passes it on.
-ECHO = 2.0
 # File of a checkpoint with what neither model nor optimizer knows: pruners, random generators, the loss so far.
 PROGRESS_NAME = "progress.pt"
-
-
-class FeatureCollator:
-    """Pad training features, and teacher logits with them, to the longest of the batch or to a fixed width.
-
-    Args:
-        tokenizer: tells the padding ids and the padding side.
-        width: tokens to pad to; the longest feature of the batch if `None`.
-    """
-
-    def __init__(self, tokenizer, width=None):
-        self.tokenizer, self.width = tokenizer, width
-
-    def __call__(self, features):
-        """Return a dictionary of tensors: `(b, l)` inputs, `(b,)` labels, `(b, 2, l)` float32 `teacher_logits`."""
-        names = [name for name in self.tokenizer.model_input_names if name in features[0]]
-        lengths = [len(feature["input_ids"]) for feature in features]
-        batch = self.tokenizer.pad(
-            [{name: feature[name] for name in names} for feature in features],
-            padding="max_length" if self.width else "longest",
-            max_length=self.width,
-            return_tensors="pt",
-        )
-        width = batch["input_ids"].shape[1]
-        left = self.tokenizer.padding_side == "left"
-        shifts = torch.tensor([width - length if left else 0 for length in lengths])
-        for name in ("start_positions", "end_positions"):
-            labels = torch.tensor([feature[name] for feature in features])
-            # Label 0 is the CLS token, which comes behind the padding on the left.
-            batch[name] = labels + shifts
-        if "teacher_logits" in features[0]:
-            logits = torch.full((len(features), 2, width), MASKED_LOGIT)
-            for row, feature in enumerate(features):
-                begin = int(shifts[row])
-                logits[row, :, begin : begin + lengths[row]] = torch.tensor(feature["teacher_logits"])
-            batch["teacher_logits"] = logits
-        return dict(batch)
-
-    def resized(self, batch, width):
-        """Return a batch with padding added, or taken away, up to `width` tokens, at least those of its longest."""
-        more = width - batch["input_ids"].shape[1]
-        left = self.tokenizer.padding_side == "left"
-        padding = {
-            "input_ids": self.tokenizer.pad_token_id,
-            "token_type_ids": self.tokenizer.pad_token_type_id,
-            "teacher_logits": MASKED_LOGIT,
-        }
-        labels = ("start_positions", "end_positions")
-        return {
-            name: values + (more if left else 0)
-            if name in labels
-            else torch.nn.functional.pad(values, (more, 0) if left else (0, more), value=padding.get(name, 0))
-            for name, values in batch.items()
-        }
-
-
-def features_per_epoch(args, count):
-    """Return how many of `count` training features an epoch takes.
-
-    Args:
-        args: `TrainingArguments`.
-        count: all there are.
-    """
-    batch = args.train_batch_size * args.world_size
-    step = batch * args.gradient_accumulation_steps
-    if args.group_by_length and batch < step < count:
-        # The loop counts whole optimizer steps in an epoch, and would carry the rest over into the next.
-        return count - count % step
-    return count - count % batch if args.dataloader_drop_last else count
-
-
-def steps_per_epoch(args, count):
-    """Return the optimizer steps of an epoch, as `INCTrainer` counts them; parameters as in `features_per_epoch`."""
-    batches = math.ceil(features_per_epoch(args, count) / (args.train_batch_size * args.world_size))
-    return max(batches // args.gradient_accumulation_steps, 1)
-
-
-def share_of_last_batch(args, count):
-    """Tell which rows of its last batch in an epoch are a process's own, and what they weigh.
-
-    Where the features do not go round, accelerate fills the batches of the last step up with features that had their
-    turn before. Left out, and with the right weights, the mean of all processes' losses is that of the features left.
-
-    Args:
-        args: `TrainingArguments`.
-        count: features that an epoch takes.
-
-    Returns:
-        `(rows, weight)`: the first `rows` of the batch count, and the loss of their mean with `weight`. A process with
-        none to count takes one with weight 0, since all have to exchange gradients.
-    """
-    size, processes = args.train_batch_size, args.world_size
-    left = count % (size * processes) or size * processes
-    rows = min(max(left - size * args.process_index, 0), size)
-    return max(rows, 1), rows * processes / left
-
-
-class _TrainingOrder(LengthGroupedSampler):
-    """Features of similar length side by side, in an order that follows from the seed and the epoch alone.
-
-    Args:
-        args: `TrainingArguments`.
-        lengths: tokens of each feature.
-    """
-
-    def __init__(self, args, lengths):
-        # All that goes into one optimizer step is of one length.
-        together = args.train_batch_size * args.gradient_accumulation_steps * args.world_size
-        super().__init__(together, lengths=lengths, generator=torch.Generator())
-        self.seed = args.seed if args.data_seed is None else args.data_seed
-        self.used = features_per_epoch(args, len(lengths))
-        self.set_epoch(0)
-
-    def __len__(self):
-        return self.used
-
-    def __iter__(self):
-        return itertools.islice(super().__iter__(), self.used)
-
-    def set_epoch(self, epoch):
-        """Called by accelerate's data loader."""
-        self.generator.manual_seed(self.seed + epoch)
-
-
-class _FrozenRanges(TrainerCallback):
-    """Take activation ranges once more when half of the training is done, and keep them.
-
-    The rest of the training then fits the weights to the very ranges that the int8 model will have.
-    """
-
-    def __init__(self, trainer):
-        self.trainer = trainer
-
-    def on_step_begin(self, args, state, control, **kwargs):
-        if state.global_step >= FREEZE_AT * state.max_steps and not observers_are_frozen(self.trainer.model):
-            self.trainer._start_observers()
-            freeze_observers(self.trainer.model)
-
-
-class _LossSoFar(TrainerCallback):
-    """Put back the loss of the steps before the checkpoint, which the loop starts from zero."""
-
-    def __init__(self, trainer):
-        self.trainer = trainer
-
-    def on_train_begin(self, args, state, control, **kwargs):
-        if self.trainer._progress is not None:
-            self.trainer._total_loss_scalar = self.trainer._progress["loss"]
-
-
-class _StopOnSignal(TrainerCallback):
-    """Leave with a checkpoint when the process is told to end (SIGTERM, Ctrl-C); a second time it ends at once."""
-
-    SIGNALS = (signal.SIGTERM, signal.SIGINT)
-
-    def __init__(self, device):
-        self.received, self.since, self.device = 0, 0.0, device
-
-    def on_train_begin(self, args, state, control, **kwargs):
-        self.several = args.world_size > 1
-        self.handlers = {number: signal.signal(number, self._receive) for number in self.SIGNALS}
-
-    def _receive(self, number, frame):
-        if not self.received:
-            self.received, self.since = number, time.monotonic()
-        elif time.monotonic() - self.since > ECHO:
-            signal.signal(number, signal.SIG_DFL)
-            signal.raise_signal(number)
-        if not self.several:
-            for each in self.SIGNALS:
-                signal.signal(each, signal.SIG_DFL)
-
-    def on_step_end(self, args, state, control, **kwargs):
-        if self.several:
-            # Each process is told at a moment of its own; all of them leave after the same step.
-            told = torch.tensor(self.received, device=self.device)
-            torch.distributed.all_reduce(told, torch.distributed.ReduceOp.MAX)
-            if not self.received:
-                self.received, self.since = int(told), time.monotonic()
-        if self.received:
-            control.should_save, control.should_evaluate = True, False
-
-    def on_save(self, args, state, control, **kwargs):
-        if self.received:
-            if state.is_world_process_zero:
-                print(f"stopped after step {state.global_step} of {state.max_steps}; the same command continues there")
-            wait_for_all()  # the first process to end takes the others with it, the one that saves among them
-            sys.exit(128 + self.received)
-
-    def on_train_end(self, args, state, control, **kwargs):
-        for number, handler in self.handlers.items():
-            signal.signal(number, handler)
-
-
-class _BeforeConversion(TrainerCallback):
-    """Make a model ready for the conversion to int8, which INC does right after the training's end."""
-
-    def __init__(self, trainer):
-        self.trainer = trainer
-
-    def on_train_end(self, args, state, control, **kwargs):
-        # Converted in training mode it would keep its dropout.
-        self.trainer.model.eval()
-        if self.trainer.pruning_config is not None:
-            keep_survivors(self.trainer.model)
 
 
 def _random_state():
@@ -272,25 +44,6 @@ def _restore_random_state(state):
     random.setstate(state["python"])
     torch.set_rng_state(state["torch"].cpu())
     torch.cuda.set_rng_state_all([each.cpu() for each in state["cuda"]])
-
-
-class _TensorBoard(TensorBoardCallback):
-    """Write how sparse the model is and how wide its activations are beside every loss that is logged."""
-
-    def __init__(self, trainer):
-        super().__init__()
-        self.trainer = trainer
-
-    def on_log(self, args, state, control, logs=None, **kwargs):
-        if "loss" in logs and state.is_world_process_zero:
-            model, step = self.trainer.model, state.global_step
-            if self.trainer.pruning_config is not None:
-                self.tb_writer.add_scalar("train/sparsity", sparsity(model), step)
-            # Straight to the writer: in `logs` they would all be printed, and shown in one group with the loss.
-            for name, (low, high) in activation_ranges(model).items():
-                self.tb_writer.add_scalar(f"activation_min/{name}", low, step)
-                self.tb_writer.add_scalar(f"activation_max/{name}", high, step)
-        super().on_log(args, state, control, logs=logs, **kwargs)
 
 
 class QuestionAnsweringINCTrainer(INCTrainer):
@@ -316,15 +69,15 @@ class QuestionAnsweringINCTrainer(INCTrainer):
         if self._quantizing:
             # On a processor with bf16 INC puts the operators that stay in fp32 into bf16, and then cannot load them.
             self._compression_manager.adaptor.use_bf16 = False
-            self.add_callback(_FrozenRanges(self))
+            self.add_callback(FrozenRanges(self))
         for pruner in self._pruners:
             count_masks_once(pruner)
-        self.add_callback(_BeforeConversion(self))
+        self.add_callback(BeforeConversion(self))
         self._progress = None
-        self.add_callback(_LossSoFar(self))
-        self.add_callback(_StopOnSignal(self.args.device))
+        self.add_callback(LossSoFar(self))
+        self.add_callback(StopOnSignal(self.args.device))
         if self.pop_callback(TensorBoardCallback) is not None:
-            self.add_callback(_TensorBoard(self))
+            self.add_callback(TensorBoard(self))
 
     @property
     def _pruners(self):
@@ -354,7 +107,7 @@ class QuestionAnsweringINCTrainer(INCTrainer):
         if not self.args.group_by_length:
             return super()._get_train_sampler()
         lengths = pc.list_value_length(self.train_dataset.with_format("arrow")["input_ids"]).to_pylist()
-        return _TrainingOrder(self.args, lengths)
+        return TrainingOrder(self.args, lengths)
 
     def _start_observers(self):
         calibrate_observers(self.model, self.calibration, self.args.device)
@@ -529,22 +282,3 @@ class QuestionAnsweringINCTrainer(INCTrainer):
         loss = weight * loss
         outputs["loss"] = loss
         return (loss, outputs) if return_outputs else loss
-
-
-def log_saved_model(output_dir, logging_dir, step):
-    """Write the scores of the model as it was saved to tensorboard, as `saved/f1` and so on.
-
-    What `Trainer` logs while it trains is of the fake-quant model.
-
-    Args:
-        output_dir: folder with `all_results.json`.
-        logging_dir: folder of the event files.
-        step: the last optimizer step.
-    """
-    from torch.utils.tensorboard import SummaryWriter
-
-    results = json.loads((Path(output_dir) / "all_results.json").read_text(encoding="utf-8"))
-    with SummaryWriter(logging_dir) as writer:
-        for name in ("eval_f1", "eval_exact_match", "eval_exact", "sparsity"):
-            if name in results:
-                writer.add_scalar(f"saved/{name.removeprefix('eval_')}", results[name], step)

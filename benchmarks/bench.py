@@ -8,7 +8,7 @@ that of the medians. What a cache or an earlier import would change runs in a fr
 
 Belongs here: one function for each stage of the table, what must be reached, and the table.
 Does not belong here: what happens inside one process (`stages.py`), and the plain forms (`textbook.py`, and
-`tests/textbook_qa.py` for single functions).
+`tests/textbook.py` for single functions).
 """
 
 import argparse
@@ -32,9 +32,10 @@ HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent
 sys.path[:0] = [str(ROOT), str(HERE)]
 
-from environment_qa import STACK, default_threads  # noqa: E402
+from qa.start.process import default_threads  # noqa: E402
+from qa.start.stack import STACK  # noqa: E402
 
-# Keeps `environment_qa` from changing how memory is managed, which no known script does; 8 is what it is anyway.
+# Keeps `prepare_process` from changing how memory is managed, which no known script does; 8 is what it is anyway.
 PLAIN_ENVIRONMENT = {"MALLOC_ARENA_TEST": "8"}
 
 

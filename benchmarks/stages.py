@@ -17,18 +17,20 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
-from environment_qa import quiet_libraries  # noqa: E402  it sets the number of threads as the scripts do
+from qa.start.process import prepare_process, quiet_libraries  # noqa: E402
 
+prepare_process()  # it sets the number of threads as the scripts do
 quiet_libraries()
 
 import numpy as np  # noqa: E402
 import torch  # noqa: E402
 from transformers import AutoModelForQuestionAnswering, AutoTokenizer  # noqa: E402
 
-from arguments_qa import DataTrainingArguments  # noqa: E402
-from data_qa import read_examples  # noqa: E402
-from inference_qa import Batches, evaluate_model, prepare_evaluation  # noqa: E402
-from utils_qa import dataset_of, prepare_features  # noqa: E402
+from qa.models.passes import Batches  # noqa: E402
+from qa.questions.examples import read_examples  # noqa: E402
+from qa.questions.features import dataset_of, prepare_features  # noqa: E402
+from qa.results.evaluation import evaluate_model, prepare_evaluation  # noqa: E402
+from qa.start.arguments import DataTrainingArguments  # noqa: E402
 
 SHAPES = ((1, 128), (1, 384), (8, 384), (16, 128))
 
@@ -122,10 +124,11 @@ def postprocessing(model, path, count, parts):
         to the last character.
     """
     import textbook
-    from textbook_qa import answers_of, as_json, plain_squad, plain_squad_v2
+    from textbook import answers_of, as_json, plain_squad, plain_squad_v2
 
-    from inference_qa import predict_logits
-    from utils_qa import compute_metrics, extract_answers, write_answers
+    from qa.models.passes import predict_logits
+    from qa.questions.answers import extract_answers, write_answers
+    from qa.questions.scores import compute_metrics
 
     tokenizer = AutoTokenizer.from_pretrained(model)
     network = AutoModelForQuestionAnswering.from_pretrained(model, torch_dtype=torch.float32).eval()
@@ -198,8 +201,9 @@ def postprocessing(model, path, count, parts):
 
 def growth(model, path, counts):
     """Return for each of `counts` questions the seconds of preparing features, and of post-processing and scoring."""
-    from inference_qa import predict_logits
-    from utils_qa import compute_metrics, extract_answers, write_answers
+    from qa.models.passes import predict_logits
+    from qa.questions.answers import extract_answers, write_answers
+    from qa.questions.scores import compute_metrics
 
     tokenizer = AutoTokenizer.from_pretrained(model)
     network = AutoModelForQuestionAnswering.from_pretrained(model, torch_dtype=torch.float32).eval()
@@ -240,7 +244,7 @@ def evaluation(model, folder, path, multiple, repetitions):
     """
     import textbook
 
-    from model_qa import load_compressed
+    from qa.models.compressed import load_compressed
 
     tokenizer = AutoTokenizer.from_pretrained(model)
     network = load_compressed(folder)
@@ -323,7 +327,7 @@ def teacher_store(model, count):
         `passes_again`, the passes of that run; `file_mb`; and `resumed`, the share of the passes that was left after
         an interruption half-way.
     """
-    import distillation_qa
+    from qa.compression import distillation
 
     tokenizer = AutoTokenizer.from_pretrained(model)
     passes, halt = 0, None
@@ -342,18 +346,18 @@ def teacher_store(model, count):
         total = -(-count // 8)
         # The first of the runs: a later one would find memory that this process has already.
         with PeakMemory() as memory:
-            seconds, _ = timed(distillation_qa.add_teacher_logits, *args, str(Path(folder) / "whole"))
+            seconds, _ = timed(distillation.add_teacher_logits, *args, str(Path(folder) / "whole"))
         assert passes == total
         passes = 0
-        again, _ = timed(distillation_qa.add_teacher_logits, *args, str(Path(folder) / "whole"))
+        again, _ = timed(distillation.add_teacher_logits, *args, str(Path(folder) / "whole"))
         passes_again, passes, halt = passes, 0, total // 2
         # Marks are written every ten seconds; the real teacher takes hours, this one seconds.
-        distillation_qa.MARK_EVERY = 0.1
+        distillation.MARK_EVERY = 0.1
         try:
-            distillation_qa.add_teacher_logits(*args, str(Path(folder) / "cut"))
+            distillation.add_teacher_logits(*args, str(Path(folder) / "cut"))
         except KeyboardInterrupt:
             passes, halt = 0, None
-        distillation_qa.add_teacher_logits(*args, str(Path(folder) / "cut"))
+        distillation.add_teacher_logits(*args, str(Path(folder) / "cut"))
         file = next((Path(folder) / "whole" / "qa_features").iterdir())
         return {
             "seconds": seconds,
@@ -371,7 +375,7 @@ def teacher_passes(model, count, repetitions):
     Returns:
         List of `[seconds of the bare passes, seconds with storing]`.
     """
-    import distillation_qa
+    from qa.compression import distillation
 
     tokenizer = AutoTokenizer.from_pretrained(model)
     teacher = AutoModelForQuestionAnswering.from_pretrained(model, torch_dtype=torch.float32).eval()
@@ -390,7 +394,7 @@ def teacher_passes(model, count, repetitions):
         for number in range(repetitions):
             cache = str(Path(folder) / str(number))
             bare_seconds, _ = timed(bare)
-            stored_seconds, _ = timed(distillation_qa.add_teacher_logits, features, teacher, tokenizer, 8, cache)
+            stored_seconds, _ = timed(distillation.add_teacher_logits, features, teacher, tokenizer, 8, cache)
             pairs.append([bare_seconds, stored_seconds])
         return pairs
 
@@ -484,7 +488,7 @@ def serve_passes(connection, kind, folder):
         folder: of the model.
     """
     if kind == "int8":
-        from model_qa import load_compressed
+        from qa.models.compressed import load_compressed
 
         network = load_compressed(folder)
     else:

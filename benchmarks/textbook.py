@@ -29,13 +29,15 @@ from transformers import (
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
-from textbook_qa import answers_of, as_json, features_of, plain_squad  # noqa: E402
+from textbook import answers_of, as_json, features_of, plain_squad  # noqa: E402
 
-import compression_qa  # noqa: E402
-import config_qa  # noqa: E402
-from arguments_qa import DataTrainingArguments  # noqa: E402
-from data_qa import read_examples  # noqa: E402
-from utils_qa import dataset_of, draw_features  # noqa: E402
+from qa.compression import settings as from_yaml  # noqa: E402
+from qa.compression.distillation import distillation_config  # noqa: E402
+from qa.compression.fake_quant import training_quantization_config  # noqa: E402
+from qa.compression.pruning import pruning_config  # noqa: E402
+from qa.questions.examples import read_examples  # noqa: E402
+from qa.questions.features import dataset_of, draw_features  # noqa: E402
+from qa.start.arguments import DataTrainingArguments  # noqa: E402
 
 
 def prepare(examples, tokenizer, max_seq_length=384, doc_stride=128):
@@ -82,15 +84,15 @@ def trainer_of(recipe, model, tokenizer, features, teacher=None, **arguments):
     """
     configs = {}
     if recipe == "quantization":
-        settings = config_qa.quantization_settings("qat", config_qa.find_config("quantization.yml", "-"))
-        configs["quantization_config"] = compression_qa.training_quantization_config(settings, model)
+        settings = from_yaml.quantization_settings("qat", from_yaml.find_config("quantization.yml", "-"))
+        configs["quantization_config"] = training_quantization_config(settings, model)
     elif recipe == "pruning":
-        settings = config_qa.pruning_settings(config_qa.find_config("prune.yml", "-"))
+        settings = from_yaml.pruning_settings(from_yaml.find_config("prune.yml", "-"))
         settings |= {"start_step": 0, "end_step": arguments["max_steps"] - 1}
-        configs["pruning_config"] = compression_qa.pruning_config(settings)
+        configs["pruning_config"] = pruning_config(settings)
     else:
-        settings = config_qa.distillation_settings(config_qa.find_config("distillation.yml", "-"))
-        configs["distillation_config"] = compression_qa.distillation_config(settings, teacher.eval())
+        settings = from_yaml.distillation_settings(from_yaml.find_config("distillation.yml", "-"))
+        configs["distillation_config"] = distillation_config(settings, teacher.eval())
     return INCTrainer(
         model=model,
         args=TrainingArguments(report_to="none", save_strategy="no", use_cpu=True, **arguments),
@@ -122,7 +124,7 @@ def main():
     rows = [row for row, identifier in enumerate(train["example_id"]) if identifier in ids]
     windows = drawn["input_ids"]
     calibration = [row for row in rows if train[row]["input_ids"][: sum(train[row]["attention_mask"])] in windows]
-    settings = config_qa.quantization_settings("static", config_qa.find_config("quantization.yml", "-"))
+    settings = from_yaml.quantization_settings("static", from_yaml.find_config("quantization.yml", "-"))
     quantizer = INCQuantizer.from_pretrained(model)
     quantizer.quantize(
         quantization_config=PostTrainingQuantConfig(approach="static", excluded_precisions=["bf16"], **settings),

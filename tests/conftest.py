@@ -21,10 +21,11 @@ os.environ.update(
     TQDM_DELAY="600",  # or a slow machine would show progress bars that a fast one does not
 )
 
+from qa.start.process import prepare_process  # noqa: E402
+
+prepare_process()  # or some test would be the first to find its variables set
 import hypothesis  # noqa: E402
 import pytest  # noqa: E402
-
-import environment_qa  # noqa: E402, F401  sets variables, which no test may be the first to find set
 
 ROOT = Path(__file__).resolve().parent.parent
 SAMPLE = ROOT / "sample"
@@ -99,7 +100,7 @@ def byte_tokenizer(tmp_path_factory):
     from tokenizers import ByteLevelBPETokenizer
     from transformers import RobertaTokenizerFast
 
-    from data_qa import read_examples
+    from qa.questions.examples import read_examples
 
     specials = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
     words = ByteLevelBPETokenizer()

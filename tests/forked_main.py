@@ -18,7 +18,14 @@ HEAVY = ("neural_compressor", "optimum", "intel_extension_for_pytorch", "onnxrun
 MEMORY_LIMIT = 1 << 30
 SECONDS_LIMIT = 60
 PRELOADED = [
-    *("forked_main", "run_qa", "run_qa_post_training", "export_qa", "inference_qa", "transformers.training_args"),
+    *(
+        "forked_main",
+        "run_qa",
+        "run_qa_post_training",
+        "export_qa",
+        "qa.results.evaluation",
+        "transformers.training_args",
+    ),
     *("transformers.integrations", "pyarrow.parquet", "pandas"),
     *(f"transformers.models.auto.{part}_auto" for part in ("modeling", "tokenization")),
     *(f"transformers.models.distilbert.{part}_distilbert" for part in ("modeling", "tokenization")),

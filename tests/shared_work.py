@@ -18,12 +18,12 @@ import numpy as np
 import torch.distributed as dist
 from transformers import AutoModelForQuestionAnswering, AutoTokenizer
 
-from arguments_qa import DataTrainingArguments
-from data_qa import read_examples
-from distillation_qa import add_teacher_logits
-from inference_qa import Batches, predict_logits
-from processes_qa import part
-from utils_qa import dataset_of, prepare_features
+from qa.compression.distillation import add_teacher_logits
+from qa.models.passes import Batches, predict_logits
+from qa.questions.examples import read_examples
+from qa.questions.features import dataset_of, prepare_features
+from qa.start.arguments import DataTrainingArguments
+from qa.start.processes import part
 
 SAMPLE = Path(__file__).resolve().parent.parent / "sample"
 BATCH_SIZE = 4

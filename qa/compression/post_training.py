@@ -1,0 +1,104 @@
+"""Post-training quantization with Intel Neural Compressor.
+
+Belongs here: everything between an fp32 model in memory and an int8 model in a folder.
+Does not belong here: loading that folder again, and running models over questions (`qa/models/`).
+"""
+
+import os
+import tempfile
+
+import torch
+from neural_compressor import PostTrainingQuantConfig, set_workspace
+from neural_compressor.config import AccuracyCriterion, TuningCriterion
+from optimum.intel import INCQuantizer
+from tqdm.auto import tqdm
+
+from qa.corrections.torch_tracer import trace_without_stacks
+from qa.models.compressed import drop_stale_weights
+from qa.start.output import written_beside
+
+# Largest difference between the logits in memory and after loading that counts as the same model.
+VERIFY_TOLERANCE = {
+    # The same packed weights and the same kernels: not a bit may differ.
+    "default": 0.0,
+    # Two TorchScript graphs are fused and their kernels chosen separately. Measured 0; a choice that sums in another
+    # order moves fp32 logits of about 10 by their rounding error, 1e-5. Lost scales would move them by 0.1 and more.
+    "ipex": 1e-4,
+    # The same in bf16, with 8 bits of mantissa: half a step at 10 is 0.03. Measured 0 here as well.
+    "bf16": 5e-2,
+}
+
+
+def quantization_config(settings, approach, use_ipex=False, bf16=False):
+    """Build INC's configuration.
+
+    Args:
+        settings: from `settings.quantization_settings`.
+        approach: `dynamic` or `static`.
+        use_ipex: quantize for the IPEX backend.
+        bf16: let what stays out of int8 run in bf16 (IPEX only).
+
+    Returns:
+        A fresh `PostTrainingQuantConfig`.
+    """
+    settings = dict(settings)
+    for key, kind in (("accuracy_criterion", AccuracyCriterion), ("tuning_criterion", TuningCriterion)):
+        if key in settings:
+            settings[key] = kind(**settings[key])
+    return PostTrainingQuantConfig(
+        approach=approach,
+        backend="ipex" if use_ipex else "default",
+        # INC mixes bf16 in where the processor has it, unless told not to; then results depend on the machine.
+        excluded_precisions=[] if bf16 else ["bf16"],
+        **settings,
+    )
+
+
+def quantize(model, config, output_dir, calibration=None, score=None):
+    """Quantize a model and save it.
+
+    Args:
+        model: the fp32 model; it may be used up.
+        config: `PostTrainingQuantConfig`.
+        output_dir: existing folder for `config.json`, `pytorch_model.bin` and `inc_config.json`.
+        calibration: `Batches` of the calibration features (static approach only).
+        score: callable from a model to its F1. INC then quantizes again and again, leaving out more operators each
+            time, until the accuracy criterion of `config` is met.
+
+    Returns:
+        The quantized model in evaluation mode, or `None` if no trial met the criterion; nothing is saved then.
+    """
+    quantizer = INCQuantizer.from_pretrained(
+        model,
+        eval_fn=score,
+        calibration_fn=_calibration(calibration) if calibration else None,
+        task="question-answering",
+    )
+    if calibration:
+        config.calibration_sampling_size = len(calibration.lengths)
+        config.example_inputs = calibration.inputs(next(calibration.by_length()))
+    if not config.excluded_precisions and not torch.ops.mkldnn._is_mkldnn_bf16_supported():
+        print("note: this processor has no bf16 instructions; bf16 is emulated here, right but not faster")
+    trace_without_stacks()
+    with tempfile.TemporaryDirectory() as workspace:
+        set_workspace(workspace)
+        os.environ["FORCE_BF16"] = "0" if config.excluded_precisions else "1"
+        try:
+            with written_beside(output_dir) as folder:
+                quantizer.quantize(config, save_directory=folder)
+        except RuntimeError:
+            # INC returns no model, and optimum-intel says so in these words, when no trial met the criterion.
+            if score is None:
+                raise
+            return None
+    drop_stale_weights(output_dir)
+    return quantizer._quantized_model.eval()
+
+
+def _calibration(batches):
+    def run(model):
+        with torch.inference_mode():
+            for rows in tqdm(list(batches.by_length()), desc="Calibrating", unit="batch", delay=2):
+                model(**batches.inputs(rows))
+
+    return run

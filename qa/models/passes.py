@@ -1,0 +1,114 @@
+"""Features through a model: batches in, logits out.
+
+Belongs here: forming batches of features, and the one loop of forward passes for every kind of model (fp32, FX int8,
+TorchScript, those of other engines).
+Does not belong here: training, and how answers follow from logits (`qa/questions/answers.py`).
+"""
+
+import numpy as np
+import pyarrow.compute as pc
+import torch
+from tqdm.auto import tqdm
+
+from qa.models.compressed import is_torchscript
+from qa.start.processes import add_up, own_share
+
+
+class Batches:
+    """Padded batches of model inputs, read from the features' Arrow columns as they are asked for.
+
+    Args:
+        features: `datasets.Dataset` from `prepare_features`.
+        tokenizer: tells the input names, the padding ids and the padding side.
+        batch_size: features in a batch.
+        width: tokens to pad every batch to; the longest of each batch if `None`.
+        multiple: round the longest up to a multiple of this, so that an engine meets few shapes.
+    """
+
+    def __init__(self, features, tokenizer, batch_size, width=None, multiple=1):
+        names = [name for name in tokenizer.model_input_names if name in features.column_names]
+        self.columns = features.select_columns(names).with_format("arrow")
+        self.padding = {"input_ids": tokenizer.pad_token_id, "token_type_ids": tokenizer.pad_token_type_id}
+        self.lengths = pc.list_value_length(self.columns["input_ids"]).to_numpy()
+        self.batch_size, self.width, self.multiple = batch_size, width, multiple
+        self.left = tokenizer.padding_side == "left"
+
+    def by_length(self):
+        """Yield row numbers batch by batch, the longest features first: what is too large fails at once."""
+        order = np.argsort(-self.lengths, kind="stable")
+        for begin in range(0, len(order), self.batch_size):
+            yield order[begin : begin + self.batch_size]
+
+    def token_mask(self, rows):
+        """Return `(b, width)` bool: where the batch of `rows` holds tokens and not padding."""
+        lengths = self.lengths[rows][:, None]
+        width = self.width or -(-int(lengths.max()) // self.multiple) * self.multiple
+        positions = np.arange(width)
+        return positions >= width - lengths if self.left else positions < lengths
+
+    def inputs(self, rows):
+        """Return the batch of `rows` as a dictionary of `(b, width)` int64 tensors."""
+        mask = self.token_mask(rows)
+        batch = {}
+        table = self.columns[rows]
+        for name in table.column_names:
+            padded = np.full(mask.shape, self.padding.get(name, 0), dtype=np.int64)
+            padded[mask] = pc.list_flatten(table[name]).to_numpy()
+            batch[name] = torch.from_numpy(padded)
+        return batch
+
+
+def forward_passes(model, batches, device="cpu", desc="Evaluating", chosen=None):
+    """Run a model over features, similar lengths together, without gradients.
+
+    Args:
+        model: callable with the tokenizer's inputs as keywords, in evaluation mode, that returns a mapping with
+            `start_logits` and `end_logits`, tensors or arrays.
+        batches: `Batches`.
+        device: where the inputs go.
+        desc: label of the progress bar.
+        chosen: iterable of row numbers, batch by batch; all of `batches.by_length()` if `None`.
+
+    Yields:
+        `(rows, mask, logits)`: the b features of the batch, `(b, width)` bool where they have tokens, and a dictionary
+        of `start_logits` and `end_logits`, `(b, width)` float32 arrays.
+    """
+    chosen = list(batches.by_length() if chosen is None else chosen)
+    progress = tqdm(total=sum(map(len, chosen)), desc=desc, unit="feature", delay=2)
+    with torch.inference_mode():
+        if is_torchscript(model):
+            # The first call of a loaded graph runs before its int8 operators are fused, with other roundings.
+            model(**batches.inputs(next(batches.by_length())))
+        for rows in chosen:
+            outputs = model(**{name: values.to(device) for name, values in batches.inputs(rows).items()})
+            logits = {
+                name: torch.as_tensor(outputs[name]).float().cpu().numpy() for name in ("start_logits", "end_logits")
+            }
+            yield rows, batches.token_mask(rows), logits
+            progress.update(len(rows))
+    progress.close()
+
+
+def predict_logits(model, batches, device="cpu", desc="Evaluating"):
+    """Collect the logits of all features, of which each process of a run computes its share.
+
+    Args:
+        model, batches, device, desc: as in `forward_passes`.
+
+    Returns:
+        `(start_logits, end_logits)`, each `(n, l)` float32 with `l` the longest feature, in the features' own order;
+        position `i` is token `i`, and what lies behind the last token of a feature is -inf.
+    """
+    shape = (len(batches.lengths), int(batches.lengths.max()))
+    results = {name: np.zeros(shape, dtype=np.float32) for name in ("start_logits", "end_logits")}
+    tokens = np.arange(shape[1]) < batches.lengths[:, None]
+    for rows, mask, logits in forward_passes(model, batches, device, desc, own_share(batches.by_length())):
+        for name, result in results.items():
+            aligned = np.zeros((len(rows), shape[1]), dtype=np.float32)
+            aligned[tokens[rows]] = logits[name][mask]
+            result[rows] = aligned
+    for name, result in results.items():
+        # What other processes have computed is zero here, and the other way round.
+        results[name] = add_up(result)
+        results[name][~tokens] = -np.inf
+    return results["start_logits"], results["end_logits"]

@@ -1,0 +1,177 @@
+"""Finished runs side by side.
+
+Belongs here: collecting what is known of each, and which of them no other beats.
+Does not belong here: the report of a single run (`report.py`).
+"""
+
+import json
+from pathlib import Path
+
+from qa.results.files import read_json
+from qa.results.report import METRICS, PLOTS
+from qa.results.tables import markdown_table, paired_change, text_table, with_interval
+from qa.start.errors import UsageError
+from qa.start.paths import check_output_dir, make_output_dir
+
+COMPARISON_NOTE = (
+    "In brackets: 95 % bootstrap intervals. Latency: median of single features. Peak memory: of the whole process in "
+    "batches of the evaluation. A run without a report was made without --report."
+)
+
+
+def pareto_front(points):
+    """Find the points that no other point beats.
+
+    Args:
+        points: list of `(latency, score)`; a low latency and a high score are good.
+
+    Returns:
+        Set of numbers of points: no other one is at least as good in both and better in one.
+    """
+    front, best, latency_of_best = set(), float("-inf"), None
+    for number in sorted(range(len(points)), key=lambda number: (points[number][0], -points[number][1])):
+        latency, score = points[number]
+        if score > best or (score, latency) == (best, latency_of_best):
+            front.add(number)
+            best, latency_of_best = score, latency
+    return front
+
+
+def print_results(folders):
+    """Print the scores of finished runs; `F1 lost` is against the first one.
+
+    Args:
+        folders: output folders.
+
+    Raises:
+        UsageError: one holds no results of an evaluation.
+    """
+    runs = [read_json(folder / "all_results.json") for folder in folders]
+    rows = [["run", "EM", "F1", "F1 lost", "size (MB)", "questions/s"]]
+    for folder, run in zip(folders, runs, strict=True):
+        if "eval_f1" not in run:
+            raise UsageError(f"{folder / 'all_results.json'} holds no eval_f1; run it with --do_eval")
+        exact = run.get("eval_exact_match", run.get("eval_exact"))
+        numbers = (exact, run["eval_f1"], runs[0]["eval_f1"] - run["eval_f1"], run["model_size_mb"])
+        rows.append([folder.name, *(f"{number:.2f}" for number in numbers), f"{run['eval_samples_per_second']:.1f}"])
+    print(text_table(rows))
+
+
+def compare_runs(folders, output_dir):
+    """Put the reports of finished runs side by side; print the table and write it, as JSON too, with the plot.
+
+    Args:
+        folders: output folders. A run without a report is listed with what its `all_results.json` tells.
+        output_dir: folder for `report.json`, `report.md` and the plot.
+
+    Raises:
+        UsageError: there is no such folder, a report is broken, or `output_dir` is one of the runs.
+    """
+    check_output_dir(output_dir)
+    if output_dir.resolve() in [folder.resolve() for folder in folders]:
+        raise UsageError(f"--output_dir {output_dir} is one of the runs, whose report would be lost; name another one")
+    runs = side_by_side(folders)
+    timed = [run for run in runs if "latency_ms" in run]
+    front = pareto_front([(run["latency_ms"], run["f1"]) for run in timed])
+    for number, run in enumerate(timed):
+        run["on_pareto_front"] = number in front
+    table = comparison_table(runs)
+    make_output_dir(output_dir)
+    (output_dir / "report.json").write_text(json.dumps({"runs": runs}, indent=2) + "\n", encoding="utf-8")
+    sections = ["# Runs side by side", markdown_table(table), COMPARISON_NOTE]
+    if timed:
+        from qa.results import plots
+
+        plots.plot_pareto(timed, front, output_dir / PLOTS["pareto"])
+        sections.append(f"![F1 against latency]({PLOTS['pareto']})")
+    (output_dir / "report.md").write_text("\n\n".join(sections) + "\n", encoding="utf-8")
+    print(text_table(table))
+    print(COMPARISON_NOTE)
+    print(f"open {output_dir / 'report.md'}")
+
+
+def side_by_side(folders):
+    """Collect what is known of finished runs.
+
+    Args:
+        folders: output folders.
+
+    Returns:
+        List of dictionaries with `name` and what there is of `questions`, `f1`, `f1_interval`, `f1_change`,
+        `f1_change_interval`, `exact_match`, `size_mb`, `latency_ms` (median, batch of 1), `batch_size`,
+        `questions_per_second` and `peak_memory_mb` (both in batches of that size). The models that reports compare
+        with come first, unless a run that only evaluated one of them is there as well.
+
+    Raises:
+        UsageError: there is no such folder, or its report is broken.
+    """
+    names = [folder.resolve().name for folder in folders]
+    if len(set(names)) < len(names):
+        names = [str(folder) for folder in folders]
+    originals, runs, evaluated = {}, [], set()
+    for name, folder in zip(names, folders, strict=True):
+        if not folder.is_dir():
+            raise UsageError(f"{folder}: there is no such folder; name the output folders of finished runs")
+        if not (folder / "report.json").is_file():
+            runs.append({"name": name, **_known_without_report(folder)})
+            continue
+        report = read_json(folder / "report.json")
+        try:
+            key = report["model"], report["questions"]
+            *before, result = (_key_numbers(model) | {"questions": key[1]} for model in report["models"].values())
+        except (KeyError, TypeError, ValueError, IndexError) as error:
+            raise UsageError(f"{folder / 'report.json'} is no report of a run; run it again with --report") from error
+        runs.append({"name": name, **result})
+        if before:
+            originals.setdefault(key, {"name": f"original ({Path(key[0]).name})", **before[0]})
+        else:
+            evaluated.add(key)
+    return [original for key, original in originals.items() if key not in evaluated] + runs
+
+
+def _key_numbers(model):
+    """Return what a report says of one model, as `side_by_side` lists it."""
+    single, batch = model["speed"][0], model["speed"][-1]
+    copied = ("f1", "f1_interval", "f1_change", "f1_change_interval", "exact_match", "size_mb")
+    return {
+        **{key: model[key] for key in copied if key in model},
+        "latency_ms": single["p50_ms"],
+        **{key: batch[key] for key in ("batch_size", "questions_per_second", "peak_memory_mb")},
+    }
+
+
+def _known_without_report(folder):
+    path = folder / "all_results.json"
+    results = read_json(path) if path.is_file() else {}
+    known = {
+        "questions": results.get("eval_samples"),
+        "f1": results.get("eval_f1"),
+        "exact_match": results.get("eval_exact_match", results.get("eval_exact")),
+        "size_mb": results.get("model_size_mb"),
+    }
+    return {key: value for key, value in known.items() if value is not None}
+
+
+def comparison_table(runs):
+    """Lay runs out, one row each, the header first.
+
+    Args:
+        runs: as `side_by_side` returns them, those with a latency with `on_pareto_front`.
+    """
+    rows = [["run", "questions", *METRICS.values(), "F1 against the original", "size (MB)"]]
+    rows[0] += ["latency (ms)", "questions/s (batch)", "peak memory (MB)", "Pareto front"]
+    for run in runs:
+        cells = [run["name"], str(run.get("questions", "-"))]
+        cells.append(with_interval(run["f1"], run["f1_interval"]) if "f1_interval" in run else _or_dash(run, "f1"))
+        cells += [_or_dash(run, "exact_match"), paired_change(run, "f1") or "-", _or_dash(run, "size_mb")]
+        if "latency_ms" in run:
+            cells += [_or_dash(run, "latency_ms"), f"{run['questions_per_second']:.1f} ({run['batch_size']})"]
+            cells += [f"{run['peak_memory_mb']:.0f}", "yes" if run["on_pareto_front"] else "no"]
+        else:
+            cells += ["no report", "-", "-", "-"]
+        rows.append(cells)
+    return rows
+
+
+def _or_dash(run, key):
+    return f"{run[key]:.2f}" if key in run else "-"

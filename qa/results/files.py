@@ -1,0 +1,43 @@
+"""Results as files and on the terminal.
+
+Belongs here: the results files that users of the transformers examples know.
+Does not belong here: answers (`qa/questions/answers.py`) and reports (`report.py`).
+"""
+
+import json
+from pathlib import Path
+
+from qa.start.errors import UsageError
+from qa.start.output import write_text
+
+
+def save_results(metrics, output_dir, split):
+    """Write `{split}_results.json` and merge the same into `all_results.json`, as `Trainer.save_metrics` does."""
+    folder = Path(output_dir)
+    merged_path = folder / "all_results.json"
+    merged = json.loads(merged_path.read_text(encoding="utf-8")) if merged_path.is_file() else {}
+    merged.update(metrics)
+    for path, content in ((folder / f"{split}_results.json", metrics), (merged_path, merged)):
+        write_text(path, json.dumps(content, indent=4, sort_keys=True) + "\n")
+
+
+def show_results(title, metrics):
+    """Print metrics as an aligned table on standard output; a dictionary among them gets a line for each entry."""
+    rows = []
+    for name, value in metrics.items():
+        if isinstance(value, dict):
+            rows.extend((f"{name}[{key}]", entry) for key, entry in value.items())
+        else:
+            rows.append((name, value))
+    width = max(len(name) for name, _ in rows)
+    print(f"***** {title} *****")
+    for name, value in rows:
+        print(f"  {name:<{width}} = {f'{value:.4f}' if isinstance(value, float) else value}")
+
+
+def read_json(path):
+    """Read a file that a finished run left; a `UsageError` says that it is not one."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UsageError(f"{path} cannot be read ({error}); name the output folders of finished runs") from error

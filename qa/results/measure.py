@@ -1,0 +1,180 @@
+"""What it costs to run a model, and how sure a score is.
+
+Belongs here: latency and memory, taken in a fresh process for each model, and bootstrap intervals.
+Does not belong here: scoring answers (`squad_metric.py`), tables (`report_qa.py`) and drawing (`plots_qa.py`).
+
+Run as a module, this file is that process: it imports nothing but what loading and running the model takes.
+"""
+
+import contextlib
+import json
+import os
+import pickle
+import re
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+
+from qa.start.process import chosen_threads, prepare_process, quiet_libraries
+from qa.start.stack import PROJECT_DIR
+
+# Batches that are timed, spread evenly over the lengths of the features.
+TIMED_BATCHES = 12
+# A TorchScript graph is profiled in its first pass over a shape and fused in the second; oneDNN prepares its kernels.
+WARM_UP_ROUNDS = 2
+# Timed passes over those batches go on for so many seconds, and over each batch so many times at least.
+TIMED_SECONDS, TIMED_ROUNDS = 1.0, 2
+RESAMPLES = 2000
+CONFIDENCE = 0.95
+
+
+def timed_rows(batches):
+    """Choose the batches that stand for an evaluation.
+
+    Args:
+        batches: `passes.Batches`.
+
+    Returns:
+        List of row numbers by batch: the one with the longest features, whose memory counts, and behind it up to
+        `TIMED_BATCHES` others from the middles of equal parts of all full batches in order of length.
+    """
+    batches_by_length = list(batches.by_length())
+    # The last batch may be smaller than the others, and so faster.
+    full = [rows for rows in batches_by_length if len(rows) == len(batches_by_length[0])]
+    count = min(TIMED_BATCHES, len(full))
+    return [full[0], *(full[int((part + 0.5) * len(full) / count)] for part in range(count))]
+
+
+def measure(kind, folder, inputs_by_size):
+    """Load a saved model in a fresh process on the CPU, time its passes and weigh it.
+
+    Args:
+        kind: `fp32` (a transformers model), `compressed` (one that `load_compressed` loads), or `onnx` or
+            `openvino` (one that `load_exported` loads, without PyTorch).
+        folder: of the model.
+        inputs_by_size: dictionary from batch size to model inputs, dictionaries of `(b, l)` int64 tensors in the
+            order of `timed_rows`.
+
+    Returns:
+        `threads`; `libraries_memory_mb`, what the process occupied before it loaded the model; and `speed`, for each
+        batch size a dictionary of `batch_size`, `passes` (how many were timed), `p50_ms` and `p95_ms` (percentiles of
+        the duration of a pass), `features_per_second`, and `peak_memory_mb`, the most that the process, its libraries
+        included, occupied until then. The sizes come in ascending order.
+
+    Raises:
+        subprocess.CalledProcessError: the process failed; its message is on standard error.
+    """
+    arrays_by_size = {
+        size: [{name: values.numpy() for name, values in batch.items()} for batch in inputs]
+        for size, inputs in inputs_by_size.items()
+    }
+    with tempfile.TemporaryDirectory() as workspace:
+        (Path(workspace) / "inputs.pickle").write_bytes(pickle.dumps(arrays_by_size))
+        words = [sys.executable, "-m", "qa.results.measure", kind, str(Path(folder).resolve()), workspace]
+        paths = [str(PROJECT_DIR), *filter(None, [os.environ.get("PYTHONPATH")])]
+        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
+        subprocess.run(words, check=True, cwd=workspace, env=environment)
+        return json.loads((Path(workspace) / "measured.json").read_text(encoding="utf-8"))
+
+
+def _measure_here(kind, folder, workspace):
+    prepare_process()
+    quiet_libraries()
+    inputs_by_size = pickle.loads((Path(workspace) / "inputs.pickle").read_bytes())
+    mode = contextlib.nullcontext()
+    # The libraries come first: they are no part of the model's memory.
+    if kind in ("onnx", "openvino"):
+        if kind == "onnx":
+            import onnxruntime  # noqa: F401
+        else:
+            import openvino  # noqa: F401
+
+        from qa.models.engines import load_exported as load
+    else:
+        import torch
+
+        mode = torch.inference_mode()
+        for inputs in inputs_by_size.values():
+            inputs[:] = [{name: torch.from_numpy(array) for name, array in batch.items()} for batch in inputs]
+        if kind == "fp32":
+            from transformers import AutoModelForQuestionAnswering
+
+            load = AutoModelForQuestionAnswering.from_pretrained
+        else:
+            from optimum.intel import INCModelForQuestionAnswering  # noqa: F401
+
+            from qa.models.compressed import load_compressed as load
+
+    libraries = _memory_mb("VmRSS")
+    model = load(folder)
+    measured = {"threads": chosen_threads(), "libraries_memory_mb": libraries, "speed": []}
+    # Ascending, because the peak never falls again.
+    for size, inputs in sorted(inputs_by_size.items()):
+        with mode:
+            seconds = _time(model, inputs)
+        rows = len(inputs[0]["input_ids"])
+        measured["speed"].append(
+            {
+                "batch_size": size,
+                "passes": len(seconds),
+                "p50_ms": 1000 * float(np.percentile(seconds, 50)),
+                "p95_ms": 1000 * float(np.percentile(seconds, 95)),
+                "features_per_second": rows * len(seconds) / sum(seconds),
+                "peak_memory_mb": _memory_mb("VmHWM"),
+            }
+        )
+    (Path(workspace) / "measured.json").write_text(json.dumps(measured), encoding="utf-8")
+
+
+def _time(model, inputs):
+    """Return the seconds of each timed pass; the first batch is run but not timed."""
+    longest, *timed = inputs
+    seconds = []
+    for batch in [longest, *timed] * WARM_UP_ROUNDS:
+        model(**batch)
+    while sum(seconds) < TIMED_SECONDS or len(seconds) < TIMED_ROUNDS * len(timed):
+        for batch in timed:
+            begin = time.perf_counter()
+            model(**batch)
+            seconds.append(time.perf_counter() - begin)
+    return seconds
+
+
+def _memory_mb(entry):
+    """Read an entry of this process's status: `VmRSS` (occupied now) or `VmHWM` (the most so far), in megabytes.
+
+    `resource.getrusage` has no use here: its maximum survives the start of a program, and would be that of the run.
+    """
+    status = Path("/proc/self/status").read_text(encoding="ascii")
+    return int(re.search(rf"{entry}:\s+(\d+) kB", status)[1]) * 1024 / 1e6
+
+
+def bootstrap_means(scores, seed, resamples=RESAMPLES):
+    """Resample questions with replacement, all columns together, and average (Efron 1979; paired: Koehn 2004).
+
+    Args:
+        scores: `(questions, columns)` float, one column for each model and metric.
+        seed: of the draws.
+        resamples: how many.
+
+    Returns:
+        `(resamples, columns)` float64. Differences of columns are those of models on the same drawn questions.
+    """
+    generator = np.random.default_rng(seed)
+    count = len(scores)
+    # One draw at a time: all at once would take 200 MB for the questions of SQuAD.
+    return np.stack([scores[generator.integers(count, size=count)].mean(axis=0) for _ in range(resamples)])
+
+
+def interval(means):
+    """Return `[low, high]`, the percentile interval at `CONFIDENCE` of `(resamples,)` means."""
+    tail = (1 - CONFIDENCE) / 2
+    return np.quantile(means, [tail, 1 - tail]).tolist()
+
+
+if __name__ == "__main__":
+    _measure_here(*sys.argv[1:])

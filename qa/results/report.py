@@ -1,0 +1,295 @@
+"""What a run did to a model, for people who decide: `--report` of the scripts.
+
+Belongs here: comparing the model of a run with the one that it started from, and writing that down.
+Does not belong here: timing, weighing and resampling (`measure.py`), drawing (`plots.py`), and finished runs side by
+side (`comparison.py`).
+"""
+
+import json
+import re
+import tempfile
+from collections import Counter
+from pathlib import Path
+
+from qa.results.files import read_json
+from qa.results.tables import markdown_table, paired_change, text_table, with_interval, with_percent
+
+# Changed answers that report.md shows; report.json holds all of them.
+SHOWN_CHANGES = 50
+PLOTS = {
+    "scores": "report_scores.png",
+    "cost": "report_cost.png",
+    "sparsity": "report_sparsity.png",
+    "loss": "report_loss.png",
+    "pareto": "report_pareto.png",
+}
+METRICS = {"f1": "F1 (%)", "exact_match": "exact match (%)"}
+
+
+def report_run(
+    prepared, config, tokenizer, model_args, data_args, training_args, kind=None, history=(), sparsity=None
+):
+    """Compare what a run saved with the model that it started from, print a table and write the report.
+
+    The original model is loaded once more, because compression uses it up. Metrics and answers of the run are read
+    from its output folder, where `report.json`, `report.md` and the plots go as well.
+
+    Args:
+        prepared: `(examples, features, batches)` of the evaluation, from `evaluation.prepare_evaluation`.
+        config, tokenizer, model_args, data_args, training_args: of the run.
+        kind: of the model that the run made, as in `measure.measure`; `None` if it evaluated the original.
+        history: log entries of the training (`TrainerState.log_history`).
+        sparsity: of a pruned model, from `pruning.sparsity_report`.
+
+    Returns:
+        Metrics of the original model by name, or `None` where it has no trained head to be scored.
+    """
+    from transformers import set_seed
+
+    from qa.models.loading import load_model, name_on_hub
+    from qa.models.passes import Batches
+    from qa.results.evaluation import evaluate_model
+    from qa.results.files import save_results
+    from qa.results.measure import measure, timed_rows
+
+    examples, features, batches = prepared
+    output_dir = Path(training_args.output_dir)
+
+    def batches_of(size, multiple=1):
+        return Batches(features, tokenizer, size, data_args.fixed_width, multiple)
+
+    def cost(of_kind, folder, multiple=1):
+        inputs = {}
+        for size in (1, batches.batch_size):
+            sized = batches_of(size, multiple)
+            rows = timed_rows(sized)
+            inputs[len(rows[0])] = [sized.inputs(some) for some in rows]
+        measured = measure(of_kind, folder, inputs)
+        for speed in measured["speed"]:
+            speed["questions_per_second"] = speed.pop("features_per_second") * len(examples) / len(features)
+        return measured
+
+    set_seed(training_args.seed)  # as at the run's start: an untrained head is drawn the same
+    original = load_model(model_args, config)
+    evaluated = [output_dir]
+    with tempfile.TemporaryDirectory() as folder:
+        original.save_pretrained(folder)
+        size_mb = sum(file.stat().st_size for file in Path(folder).glob("*.safetensors")) / 1e6
+        models = {"original": {"size_mb": size_mb, **cost("fp32", folder)}}
+        if kind:
+            size_mb = read_json(output_dir / "all_results.json")["model_size_mb"]
+            models["result"] = {"size_mb": size_mb, **cost(kind, output_dir, batches.multiple)}
+            device, plain = training_args.device, batches_of(batches.batch_size)
+            metrics = evaluate_model(original.to(device), examples, features, plain, data_args, folder, "eval", device)
+            save_results(metrics, folder, "eval")
+            evaluated.insert(0, Path(folder))
+        metrics = [read_json(place / "eval_results.json") for place in evaluated]
+        answers = [read_json(place / "eval_predictions.json") for place in evaluated]
+        scores = [question_scores(examples, place, data_args) for place in evaluated]
+    for model, entry in zip(models.values(), compare_scores(metrics, scores, training_args.seed), strict=True):
+        model.update(entry)
+    report = {
+        # Reports are shown and sent to others, who need not know the folders of this machine.
+        "model": name_on_hub(model_args.model_name_or_path) or Path(model_args.model_name_or_path).resolve().name,
+        "untrained_head": "QuestionAnswering" not in str(config.architectures),
+        "questions": len(examples),
+        "features": len(features),
+        "processor": _processor(),
+        "models": models,
+        **(sparsity or {}),
+        "loss": [
+            {key: entry[key] for key in ("step", "loss", "loss_student", "loss_distillation") if key in entry}
+            for entry in history
+            if "loss" in entry
+        ],
+        "changed_answers": changed_answers(examples, answers[0], answers[-1], scores[-1][:, 0] - scores[0][:, 0]),
+    }
+    write_report(report, output_dir)
+    return None if report["untrained_head"] else metrics[0]
+
+
+def _processor():
+    named = re.search(r"^model name\s*:\s*(.+)$", Path("/proc/cpuinfo").read_text(encoding="utf-8"), re.MULTILINE)
+    return named[1] if named else "unknown"
+
+
+def question_scores(examples, folder, data_args):
+    """Score each question by itself.
+
+    Args:
+        examples: `datasets.Dataset` with `id` and `answers`.
+        folder: where an evaluation left `eval_predictions.json`, and for SQuAD 2.0 `eval_null_odds.json`.
+        data_args: `DataTrainingArguments` of the evaluation.
+
+    Returns:
+        `(n, 2)` float64, F1 and exact match of each example in percent.
+    """
+    import numpy as np
+
+    from qa.questions.squad_metric import squad_scores, squad_v2_scores
+
+    texts = read_json(folder / "eval_predictions.json")
+    null_odds = read_json(folder / "eval_null_odds.json") if data_args.version_2_with_negative else None
+    rows = []
+    for identifier, answers in zip(examples["id"], examples["answers"], strict=True):
+        text, golds = {identifier: texts[identifier]}, {identifier: answers["text"]}
+        if null_odds is None:
+            scored = squad_scores(text, golds)
+            rows.append((scored["f1"], scored["exact_match"]))
+        else:
+            scored = squad_v2_scores(text, golds, null_odds, data_args.null_score_diff_threshold)
+            rows.append((scored["f1"], scored["exact"]))
+    return np.array(rows)
+
+
+def compare_scores(metrics, scores, seed):
+    """Add intervals to the scores of models, and what the first of them lost to each of the others.
+
+    Args:
+        metrics: one dictionary for each model, with `eval_f1` and `eval_exact_match` or `eval_exact`.
+        scores: its `question_scores`, on the same questions for all of them.
+        seed: of the resampling.
+
+    Returns:
+        One dictionary for each model: `f1` and `exact_match` in percent as in `metrics`, and `f1_interval` and
+        `exact_match_interval`, `[low, high]`. Those behind the first also have `f1_change`, `f1_change_interval` and
+        the same of `exact_match`: their difference to the first, on the same resampled questions.
+    """
+    import numpy as np
+
+    from qa.results.measure import bootstrap_means, interval
+
+    means = bootstrap_means(np.hstack(scores), seed)
+    entries = []
+    for number, metric in enumerate(metrics):
+        exact = metric.get("eval_exact_match", metric.get("eval_exact"))
+        entry = {}
+        for column, (name, value) in enumerate((("f1", metric["eval_f1"]), ("exact_match", exact))):
+            own = means[:, 2 * number + column]
+            entry |= {name: value, f"{name}_interval": interval(own)}
+            if number:
+                entry[f"{name}_change"] = value - entries[0][name]
+                entry[f"{name}_change_interval"] = interval(own - means[:, column])
+        entries.append(entry)
+    return entries
+
+
+def changed_answers(examples, before, after, f1_changes):
+    """List the questions that two models answered with another text.
+
+    Args:
+        examples: `datasets.Dataset` with `id`, `question` and `answers`.
+        before, after: id -> answer, of either model.
+        f1_changes: `(n,)` float, what each example's F1 rose by, in points.
+
+    Returns:
+        List of `{"id", "question", "before", "after", "answers" (the right ones), "f1_change"}`, losses first.
+    """
+    columns = (examples["id"], examples["question"], examples["answers"], f1_changes)
+    changes = [
+        {
+            "id": identifier,
+            "question": question,
+            "before": before[identifier],
+            "after": after[identifier],
+            "answers": answers["text"],
+            "f1_change": float(f1_change),
+        }
+        for identifier, question, answers, f1_change in zip(*columns, strict=True)
+        if before[identifier] != after[identifier]
+    ]
+    return sorted(changes, key=lambda change: change["f1_change"])
+
+
+def write_report(report, folder):
+    """Print the table of a report; write `report.json`, `report.md` and the plots.
+
+    Args:
+        report: as `report_run` makes it.
+        folder: existing folder.
+    """
+    from qa.results import plots
+
+    folder = Path(folder)
+    for name in PLOTS.values():
+        (folder / name).unlink(missing_ok=True)  # a run without training has no curve of an earlier one
+    models = report["models"]
+    plots.plot_scores(models, report["questions"], folder / PLOTS["scores"])
+    plots.plot_cost(models, folder / PLOTS["cost"])
+    if "sparsity_per_op" in report:
+        plots.plot_sparsity(report["sparsity_per_op"], report["sparsity"], folder / PLOTS["sparsity"])
+    if report["loss"]:
+        plots.plot_loss(report["loss"], folder / PLOTS["loss"])
+    (folder / "report.json").write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+
+    table, notes = report_table(report), report_notes(report)
+    print("***** report *****")
+    print(text_table(table))
+    print("\n".join(notes))
+    drawn = [f"![{title}]({name})" for title, name in PLOTS.items() if (folder / name).is_file()]
+    sections = [
+        f"# {folder.resolve().name}: what became of {report['model']}",
+        markdown_table(table),
+        "\n".join(f"- {note}" for note in notes),
+        *drawn,
+    ]
+    if changes := report["changed_answers"]:
+        rows = [["question", "right", "original", "result", "F1"]]
+        for change in changes[:SHOWN_CHANGES]:
+            right = " / ".join(dict.fromkeys(change["answers"])) or "(none)"
+            texts = (change["question"], right, change["before"] or "(none)", change["after"] or "(none)")
+            rows.append([*texts, f"{change['f1_change']:+.1f}"])
+        sections += ["## Changed answers", markdown_table(rows)]
+        if len(changes) > SHOWN_CHANGES:
+            sections.append(f"The other {len(changes) - SHOWN_CHANGES} are in report.json.")
+    (folder / "report.md").write_text("\n\n".join(sections) + "\n", encoding="utf-8")
+    print(f"open {folder / 'report.md'}")
+
+
+def report_table(report):
+    """Lay a report out: rows of cells, one column for each model, the header first."""
+    models = list(report["models"].values())
+    rows = [["", *report["models"]]]
+    for key, label in METRICS.items():
+        rows.append([label, *(with_interval(model[key], model[f"{key}_interval"]) for model in models)])
+        if len(models) > 1:
+            rows.append(["  against the original", *(paired_change(model, key) for model in models)])
+
+    def add(label, values):
+        rows.append([label, *(with_percent(value, values[0]) for value in values)])
+
+    add("size on disk (MB)", [model["size_mb"] for model in models])
+    for number, entry in enumerate(models[0]["speed"]):
+        speeds = [model["speed"][number] for model in models]
+        batch = f"batch of {entry['batch_size']}"
+        add(f"{batch}: latency, median (ms)", [speed["p50_ms"] for speed in speeds])
+        add(f"{batch}: latency, 95th percentile (ms)", [speed["p95_ms"] for speed in speeds])
+        add(f"{batch}: questions/s", [speed["questions_per_second"] for speed in speeds])
+        add(f"{batch}: peak memory (MB)", [speed["peak_memory_mb"] for speed in speeds])
+    add("libraries alone: memory (MB)", [model["libraries_memory_mb"] for model in models])
+    return rows
+
+
+def report_notes(report):
+    """Say in a few sentences how the numbers of a report are to be read."""
+    first = next(iter(report["models"].values()))
+    notes = []
+    if report["untrained_head"]:
+        notes.append(f"{report['model']} has no trained answer head: the scores of the original are those of chance.")
+    notes.append(
+        f"Scores: {report['questions']} questions; in brackets 95 % bootstrap intervals, of differences on the same "
+        "questions."
+    )
+    notes.append(
+        f"Cost: on the CPU ({report['processor']}, {first['threads']} threads), each model in a process of its own, "
+        "whose memory includes its libraries. The original is weighed as it runs, in fp32."
+    )
+    if len(report["models"]) > 1:
+        changes = Counter(
+            (change["f1_change"] > 0) - (change["f1_change"] < 0) for change in report["changed_answers"]
+        )
+        notes.append(
+            f"Answers: {changes.total()} of {report['questions']} changed: {changes[1]} for the better, {changes[-1]} "
+            f"for the worse, {changes[0]} of equal F1."
+        )
+    return notes

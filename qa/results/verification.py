@@ -1,0 +1,76 @@
+"""Whether a saved model answers like the one in memory: `--verify_loading`.
+
+Belongs here: comparing the logits of two models.
+Does not belong here: loading them (`qa/models/`).
+"""
+
+import sys
+
+from qa.models.compressed import is_torchscript
+
+
+def largest_difference(model, other, inputs):
+    """Return the largest absolute difference between the start and end logits of two models on one batch.
+
+    Args:
+        model, other: callables as in `passes.predict_logits`.
+        inputs: dictionary of `(b, l)` int64 tensors.
+    """
+    import torch
+
+    with torch.inference_mode():
+        if is_torchscript(other):
+            # It fuses its int8 operators after the first call, which runs without them.
+            model(**inputs), other(**inputs)
+        outputs, others = model(**inputs), other(**inputs)
+    return max(
+        float((torch.as_tensor(outputs[name]).float() - torch.as_tensor(others[name]).float()).abs().max())
+        for name in ("start_logits", "end_logits")
+    )
+
+
+def verify(model, loaded, inputs, tolerance):
+    """Print whether a loaded model gives the logits of the one in memory, and end the process with 1 if it does not.
+
+    Args:
+        model, loaded, inputs: as in `largest_difference`.
+        tolerance: largest difference that passes.
+    """
+    difference = largest_difference(model, loaded, inputs)
+    _conclude(f"largest logit difference {difference:.3g}, tolerance {tolerance:.3g}", difference <= tolerance)
+
+
+def verify_error(model, loaded, batches, share):
+    """Print how far the logits of an int8 model are from those of the fp32 model, and end with 1 if it is too far.
+
+    Args:
+        model, loaded: the fp32 and the int8 model, callables as in `passes.predict_logits`.
+        batches: list of dictionaries of `(b, l)` int64 tensors, with `attention_mask`; padding does not count.
+        share: largest mean of the absolute differences that passes, as a share of the standard deviation of the fp32
+            logits.
+    """
+    import numpy as np
+    import torch
+
+    def logits(run):
+        parts = []
+        for inputs in batches:
+            outputs, tokens = run(**inputs), inputs["attention_mask"].numpy() == 1
+            parts += [np.asarray(outputs[name])[tokens] for name in ("start_logits", "end_logits")]
+        return np.concatenate(parts)
+
+    with torch.inference_mode():
+        expected, found = logits(model), logits(loaded)
+    error = np.abs(found - expected).mean()
+    relative = error / expected.std()
+    _conclude(
+        f"mean logit difference to fp32 {error:.3g}, {100 * relative:.2g} % of their standard deviation, tolerance "
+        f"{100 * share:.2g} %",
+        relative <= share,
+    )
+
+
+def _conclude(text, passed):
+    print(f"verify_loading: {text}: {'passed' if passed else 'FAILED'}")
+    if not passed:
+        sys.exit(1)

@@ -1,0 +1,372 @@
+"""The arguments that the scripts share, how they are read, and what is refused about them.
+
+Belongs here: the shared dataclasses, reading them from the command line or a file, and every check that needs nothing
+but the arguments. Of the libraries only `transformers` is imported, and that inside `parse_arguments`.
+Does not belong here: what is asked of one script alone (its `OptimizationArguments`), and reading data files
+(`qa/questions/`).
+"""
+
+import json
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import yaml
+
+from qa.start.errors import UsageError
+from qa.start.paths import check_output_dir, kind_of
+from qa.start.process import go_offline_without_hub, quiet_libraries
+from qa.start.yaml_files import PLAIN_TAGS, compose
+
+# Arguments that may name something on the hub.
+HUB_NAMES = ("model_name_or_path", "config_name", "tokenizer_name", "dataset_name", "teacher_model_name_or_path")
+DATA_FILE_SUFFIXES = (".json", ".jsonl", ".csv", ".parquet")
+# Larger numbers are slips of the pen, and overflow somewhere inside the libraries.
+LARGEST = 2**31 - 1
+MOST_WORKERS = 1024
+# Arguments of `TrainingArguments` that it leaves to fail in the middle of the training: what each may be.
+RANGES = {
+    **dict.fromkeys(
+        (
+            *("per_device_train_batch_size", "per_device_eval_batch_size", "gradient_accumulation_steps"),
+            "eval_accumulation_steps",
+        ),
+        ("a whole number of at least 1", lambda value: value >= 1),
+    ),
+    **dict.fromkeys(
+        (
+            *("seed", "data_seed", "warmup_steps", "dataloader_num_workers", "save_total_limit", "eval_delay"),
+            *("learning_rate", "weight_decay", "max_grad_norm", "adam_epsilon"),
+        ),
+        ("a number of at least 0", lambda value: value >= 0),
+    ),
+    **dict.fromkeys(
+        ("num_train_epochs", "logging_steps", "save_steps", "eval_steps"),
+        ("a number above 0", lambda value: value > 0),
+    ),
+    **dict.fromkeys(
+        ("adam_beta1", "adam_beta2", "label_smoothing_factor"),
+        ("a number of at least 0 and below 1", lambda value: 0 <= value < 1),
+    ),
+    "max_steps": ("a whole number of at least 1, or leave it out", lambda value: value >= 1 or value == -1),
+}
+
+
+@dataclass
+class ModelArguments:
+    """Which model, configuration and tokenizer a run starts from."""
+
+    model_name_or_path: str = field(metadata={"help": "Folder of a pretrained model, or its name on the hub."})
+    config_name: str | None = field(
+        default=None, metadata={"help": "Configuration name or folder, if not that of the model."}
+    )
+    tokenizer_name: str | None = field(
+        default=None, metadata={"help": "Tokenizer name or folder, if not that of the model."}
+    )
+    cache_dir: str | None = field(
+        default=None, metadata={"help": "Folder for what is downloaded from the hub and for prepared features."}
+    )
+    model_revision: str = field(default="main", metadata={"help": "Branch, tag or commit of the model on the hub."})
+    use_auth_token: bool = field(
+        default=False, metadata={"help": "Use the token stored by `huggingface-cli login` (private models)."}
+    )
+
+
+@dataclass
+class DataTrainingArguments:
+    """Which questions a run reads, and how they become features and answers."""
+
+    dataset_name: str | None = field(
+        default=None, metadata={"help": "Data set on the hub, or a local folder (also one of `save_to_disk`)."}
+    )
+    dataset_config_name: str | None = field(
+        default=None, metadata={"help": "Configuration of the data set on the hub."}
+    )
+    train_file: str | None = field(
+        default=None,
+        metadata={"help": "Training questions: SQuAD JSON (v1.1 or v2.0), flat JSON, JSON Lines, CSV or Parquet."},
+    )
+    validation_file: str | None = field(
+        default=None, metadata={"help": "Questions for --do_eval, in any of the formats of --train_file."}
+    )
+    test_file: str | None = field(
+        default=None, metadata={"help": "Questions for --do_predict; answers may be missing."}
+    )
+    overwrite_cache: bool = field(default=False, metadata={"help": "Prepare features anew, cached or not."})
+    preprocessing_num_workers: int | None = field(
+        default=None, metadata={"help": "Processes that prepare features (one, if left out)."}
+    )
+    max_seq_length: int = field(
+        default=384, metadata={"help": "Longest feature in tokens; longer examples are split into several."}
+    )
+    pad_to_max_length: bool | None = field(
+        default=None,
+        # A bare flag means True; HfArgumentParser does that for plain booleans only.
+        metadata={
+            "help": "Pad every feature to max_seq_length (--no_pad_to_max_length: never). If left out: pad to the "
+            "longest of the batch, except where the engine needs fixed shapes.",
+            "nargs": "?",
+            "const": True,
+        },
+    )
+    max_train_samples: int | None = field(
+        default=None, metadata={"help": "Use only the first so many training examples, with all their windows."}
+    )
+    max_eval_samples: int | None = field(
+        default=None, metadata={"help": "Use only the first so many validation examples, with all their windows."}
+    )
+    max_predict_samples: int | None = field(
+        default=None, metadata={"help": "Use only the first so many test examples, with all their windows."}
+    )
+    version_2_with_negative: bool = field(
+        default=False, metadata={"help": "Some questions have no answer (SQuAD 2.0)."}
+    )
+    null_score_diff_threshold: float = field(
+        default=0.0,
+        metadata={
+            "help": "Answer nothing where the null score exceeds the best answer's score by more than this "
+            "(only with --version_2_with_negative)."
+        },
+    )
+    doc_stride: int = field(
+        default=128, metadata={"help": "Tokens that two neighbouring windows of a long context share."}
+    )
+    n_best_size: int = field(default=20, metadata={"help": "Candidate answers kept for each question."})
+    max_answer_length: int = field(default=30, metadata={"help": "Longest answer in tokens."})
+
+    @property
+    def fixed_width(self):
+        """Tokens that every batch is padded to, or `None` where each has its own width."""
+        return self.max_seq_length if self.pad_to_max_length else None
+
+
+@dataclass
+class OutcomeArguments:
+    """How the outcome of a run is proved; each script's `OptimizationArguments` goes on from here."""
+
+    verify_loading: bool = field(
+        default=False, metadata={"help": "Load the saved model again and compare its logits with those in memory."}
+    )
+    report: bool = field(
+        default=False,
+        metadata={"help": "Score, time and weigh the original model as well, and write report.md with plots."},
+    )
+
+
+def parse_arguments(optimization_arguments_class, argv=None):
+    """Read the arguments of one run and refuse those that cannot work together.
+
+    Args:
+        optimization_arguments_class: the script's own dataclass, an `OutcomeArguments`, added to the other shared ones
+            and `TrainingArguments`.
+        argv: list of command-line words; those of the process if `None`. A `.json`, `.yaml` or `.yml` file given as
+            the first word holds arguments by name; flags behind it win over the file.
+
+    `given`, a frozenset of names, is put on the last of the returned instances: the arguments that stood in the file
+    or on the command line, which alone win over a configuration file.
+
+    Returns:
+        `(ModelArguments, DataTrainingArguments, TrainingArguments, optimization_arguments_class)` instances.
+
+    Raises:
+        UsageError: an argument is unknown, malformed, out of range or missing.
+    """
+    words = list(sys.argv[1:] if argv is None else argv)
+    file, words_of_file = None, []
+    if words and not words[0].startswith("-") and words[0].endswith((".json", ".yaml", ".yml")):
+        file, *flags = words
+        words_of_file = _words_of_argument_file(Path(file))
+        if flags and not flags[0].startswith("-"):
+            _refuse(f"unrecognized: {flags[0]} behind {file}")
+        # Of two equal flags argparse takes the second.
+        words = words_of_file + flags
+    # Both must be settled before the libraries are imported, and so before there is a parser.
+    if _value_of("log_level", words) not in ("debug", "info", "detail"):
+        quiet_libraries()
+    names = [_value_of(flag, words) for flag in HUB_NAMES]
+    pushing = any(word.split("=")[0] == "--push_to_hub" for word in words)
+    if pushing or any(name is not None and kind_of(name) is None for name in names):
+        go_offline_without_hub()
+
+    import torch
+    from transformers import HfArgumentParser, TrainingArguments
+    from transformers.hf_argparser import string_to_bool
+
+    parser = HfArgumentParser(
+        (ModelArguments, DataTrainingArguments, TrainingArguments, optimization_arguments_class), allow_abbrev=False
+    )
+    parser.add_argument(
+        "--no_pad_to_max_length",
+        dest="pad_to_max_length",
+        nargs="?",
+        const=False,
+        type=lambda word: not string_to_bool(word),
+        help="Pad batches to their longest feature, whatever the engine.",
+    )
+    # Batches of one length have little padding: a third less to compute on SQuAD.
+    parser.set_defaults(group_by_length=True)
+    # Checkpoints are there to continue from; all of a long run would fill the disk.
+    parser.set_defaults(save_total_limit=2)
+    # Without this TrainingArguments imports all of IPEX (8 s), to look for an Intel GPU where there is no NVIDIA one.
+    parser.set_defaults(use_cpu=not torch.cuda.is_available())
+    # Of several processes the first one says it all.
+    parser.set_defaults(log_level_replica="error")
+    # By default whatever tracker is installed would get the run, and tensorboard its files into the output folder.
+    parser.set_defaults(report_to="none")
+    parser.error = _refuse
+    try:
+        model_args, data_args, training_args, optimization_args, unused = parser.parse_args_into_dataclasses(
+            words, look_for_args_file=False, return_remaining_strings=True
+        )
+    except (ValueError, OSError, ImportError) as error:
+        # TrainingArguments checks itself. Its message on bf16 speaks of GPUs only.
+        hint = "; on a CPU give --no_cuda as well" if "bf16" in str(error) else ""
+        raise UsageError(f"the training arguments do not work: {error}{hint}") from error
+    if unused and unused[0].startswith("--") and unused[0] in words_of_file:
+        _refuse(f"argument file {file}: there is no argument named {unused[0][2:].split('=')[0]}")
+    if unused:
+        before = [word for word in words[: words.index(unused[0])] if word.startswith("--")]
+        place = f" behind {before[-1]}" if before and not unused[0].startswith("--") else ""
+        _refuse(f"unrecognized: {' '.join(unused)}{place}")
+    optimization_args.given = frozenset(word[2:].split("=")[0] for word in words if word.startswith("--"))
+    for arguments in (data_args, training_args, optimization_args):
+        _check_numbers(vars(arguments))
+    _check_data_arguments(data_args, training_args)
+    if optimization_args.report and not training_args.do_eval:
+        raise UsageError("--report compares answers to the validation questions: give --do_eval as well")
+    _check_local_model(model_args, training_args)
+    return model_args, data_args, training_args, optimization_args
+
+
+def positive(flag, value):
+    """Refuse a count below one; `None` (not given) passes.
+
+    Raises:
+        UsageError: `value` is below 1.
+    """
+    if value is not None and value < 1:
+        raise UsageError(f"--{flag} is {value}; give a whole number of at least 1")
+
+
+def _refuse(message):
+    raise UsageError(f"{message} (--help lists all arguments)")
+
+
+def _value_of(flag, words):
+    value = None
+    for word, following in zip(words, [*words[1:], None], strict=True):
+        if word == f"--{flag}":
+            value = following
+        elif word.startswith(f"--{flag}="):
+            value = word.split("=", 1)[1]
+    return value
+
+
+def _words_of_argument_file(path):
+    """Turn an argument file into command-line words, so that it is read, typed and checked like the flags are."""
+    try:
+        if path.suffix == ".json":
+            return _words_of(json.loads(path.read_text(encoding="utf-8")))
+        root = compose(path, {*PLAIN_TAGS, "tag:yaml.org,2002:timestamp"})  # --run_name 2025-01-31
+        return _words_of(root and yaml.SafeLoader("").construct_document(root))
+    except UsageError:
+        raise
+    except Exception as error:  # PyYAML raises KeyError, AttributeError and more on values that contradict their tag
+        raise UsageError(f"argument file {path} cannot be read: {error or type(error).__name__}") from error
+
+
+def _words_of(values):
+    if not isinstance(values, dict):
+        raise TypeError(f"it holds a {type(values).__name__}; give a mapping from names to values")
+    words = []
+    for name, value in values.items():
+        if isinstance(value, list):
+            words.extend([f"--{name}", *map(str, value)])
+        elif isinstance(value, dict):
+            try:
+                words.append(f"--{name}={json.dumps(value)}")
+            except (TypeError, ValueError) as error:
+                raise ValueError(f"{name}: {error}") from error
+        elif value is not None:
+            # One word with "=": argparse would take -1e-3 as a word of its own for a flag.
+            words.append(f"--{name}={value}")
+    return words
+
+
+def _check_numbers(values):
+    for name, value in values.items():
+        if isinstance(value, bool) or not isinstance(value, (int, float)):
+            continue
+        if not abs(value) <= LARGEST:  # NaN compares to nothing
+            raise UsageError(f"--{name} is {value}; give a number between -{LARGEST} and {LARGEST}")
+        text, allowed = RANGES.get(name, ("", lambda value: True))
+        if not allowed(value):
+            raise UsageError(f"--{name} is {value}; give {text}")
+
+
+def _check_data_arguments(data_args, training_args):
+    for name, value in vars(data_args).items():
+        if name.startswith("max_") or name in ("n_best_size", "preprocessing_num_workers"):
+            positive(name, value)
+    if not 0 <= data_args.doc_stride < data_args.max_seq_length:
+        raise UsageError(
+            f"--doc_stride is {data_args.doc_stride}; it must be at least 0 and smaller than --max_seq_length "
+            f"({data_args.max_seq_length})"
+        )
+    if data_args.n_best_size > data_args.max_seq_length:
+        raise UsageError(
+            f"--n_best_size is {data_args.n_best_size}; give at most --max_seq_length ({data_args.max_seq_length}), "
+            "since an answer starts at a token"
+        )
+    for name, workers in (
+        ("preprocessing_num_workers", data_args.preprocessing_num_workers or 1),
+        ("dataloader_num_workers", training_args.dataloader_num_workers),
+    ):
+        if workers > MOST_WORKERS:
+            raise UsageError(f"--{name} is {workers}; give at most {MOST_WORKERS}")
+    files = {name: getattr(data_args, name) for name in ("train_file", "validation_file", "test_file")}
+    if data_args.dataset_name is None and not any(files.values()):
+        raise UsageError(
+            "there are no questions to work on: give --dataset_name, or --train_file, --validation_file or --test_file"
+        )
+    for name, path in files.items():
+        if path is None:
+            continue
+        if kind_of(path) != "file":
+            raise UsageError(f"--{name} {path}: there is no such file")
+        if not path.endswith(DATA_FILE_SUFFIXES):
+            raise UsageError(f"--{name} {path}: the name must end in one of {', '.join(DATA_FILE_SUFFIXES)}")
+    if data_args.dataset_name is None:
+        for wanted, flag, name in (
+            (training_args.do_train, "do_train", "train_file"),
+            (training_args.do_eval, "do_eval", "validation_file"),
+            (training_args.do_predict, "do_predict", "test_file"),
+        ):
+            if wanted and files[name] is None:
+                raise UsageError(f"--{flag} needs questions: give --{name} or --dataset_name")
+    if training_args.report_to:
+        from transformers.integrations import get_available_reporting_integrations
+
+        installed = get_available_reporting_integrations()
+        if missing := sorted(set(training_args.report_to) - set(installed)):
+            raise UsageError(f"--report_to {missing[0]} is not installed here; choose from {', '.join(installed)}")
+    check_output_dir(training_args.output_dir)
+
+
+def _check_local_model(model_args, training_args):
+    """Refuse a local folder that cannot be a model, or would be overwritten; hub names are left to the hub."""
+    name = model_args.model_name_or_path
+    if kind_of(name) == "folder":
+        if not (Path(name) / "config.json").is_file():
+            raise UsageError(f"--model_name_or_path {name}: the folder holds no config.json; name a saved model")
+    elif kind_of(name) == "file" or name.startswith((".", "/")):
+        raise UsageError(f"--model_name_or_path {name}: there is no such folder")
+    if kind_of(name) == "folder" and Path(name).resolve() == Path(training_args.output_dir).resolve():
+        raise UsageError(f"--output_dir {training_args.output_dir} is the model's own folder; name another one")
+    checkpoint = training_args.resume_from_checkpoint
+    if checkpoint is not None and kind_of(checkpoint) != "folder":
+        raise UsageError(
+            f"--resume_from_checkpoint {checkpoint}: there is no such folder; name a checkpoint-... folder"
+        )
+    if model_args.cache_dir is not None and kind_of(model_args.cache_dir) == "file":
+        raise UsageError(f"--cache_dir {model_args.cache_dir} is a file; name a folder")

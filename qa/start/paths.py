@@ -1,0 +1,54 @@
+"""What lies at a path that the user named, and whether one can write there.
+
+Belongs here: looking, before anything is loaded.
+Does not belong here: what an output folder holds (`output.py`).
+"""
+
+import tempfile
+from pathlib import Path
+
+from qa.start.errors import UsageError
+
+
+def kind_of(path):
+    """Return `"file"` or `"folder"`, or `None` where there is neither, also for names that no system takes."""
+    try:
+        return "folder" if Path(path).is_dir() else "file" if Path(path).is_file() else None
+    except (OSError, ValueError):
+        return None
+
+
+def check_output_dir(path):
+    """See that the output folder can be made and written to, without making it yet.
+
+    Raises:
+        UsageError: it is a file, its name is none, or it or the nearest folder above it cannot be written to.
+    """
+    if "\0" in str(path):
+        raise UsageError("--output_dir holds a NUL character, which no name may; name another folder")
+    folder = Path(path).absolute()
+    try:
+        existing = next(place for place in (folder, *folder.parents) if place.exists())
+    except OSError as error:
+        raise UsageError(f"--output_dir {path} cannot be made: {error.strerror}; name another folder") from error
+    if not existing.is_dir():
+        raise UsageError(f"--output_dir {path}: {existing} is a file; name another folder")
+    try:
+        tempfile.TemporaryFile(dir=existing).close()  # only trying tells, of /proc for one
+    except OSError as error:
+        raise UsageError(
+            f"--output_dir {path}: {existing} cannot be written to ({error.strerror}); name another folder"
+        ) from error
+
+
+def make_output_dir(path):
+    """Create the output folder, if need be, and return its path.
+
+    Raises:
+        UsageError: it cannot be created.
+    """
+    try:
+        Path(path).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(f"--output_dir {path} cannot be made: {error.strerror}; name another folder") from error
+    return path

@@ -1,0 +1,136 @@
+"""Training features to batches: padding, order, and how many steps they make.
+
+Belongs here: what decides which features are in which step of a training, on one process or several.
+Does not belong here: batches without training (`qa/models/passes.py`).
+"""
+
+import itertools
+import math
+
+import torch
+from transformers.trainer_pt_utils import LengthGroupedSampler
+
+# Stands for "no probability" in masked logits. Minus infinity would turn 0 * -inf into NaN in the loss.
+MASKED_LOGIT = -1e9
+
+
+class FeatureCollator:
+    """Pad training features, and teacher logits with them, to the longest of the batch or to a fixed width.
+
+    Args:
+        tokenizer: tells the padding ids and the padding side.
+        width: tokens to pad to; the longest feature of the batch if `None`.
+    """
+
+    def __init__(self, tokenizer, width=None):
+        self.tokenizer, self.width = tokenizer, width
+
+    def __call__(self, features):
+        """Return a dictionary of tensors: `(b, l)` inputs, `(b,)` labels, `(b, 2, l)` float32 `teacher_logits`."""
+        names = [name for name in self.tokenizer.model_input_names if name in features[0]]
+        lengths = [len(feature["input_ids"]) for feature in features]
+        batch = self.tokenizer.pad(
+            [{name: feature[name] for name in names} for feature in features],
+            padding="max_length" if self.width else "longest",
+            max_length=self.width,
+            return_tensors="pt",
+        )
+        width = batch["input_ids"].shape[1]
+        left = self.tokenizer.padding_side == "left"
+        shifts = torch.tensor([width - length if left else 0 for length in lengths])
+        for name in ("start_positions", "end_positions"):
+            labels = torch.tensor([feature[name] for feature in features])
+            # Label 0 is the CLS token, which comes behind the padding on the left.
+            batch[name] = labels + shifts
+        if "teacher_logits" in features[0]:
+            logits = torch.full((len(features), 2, width), MASKED_LOGIT)
+            for row, feature in enumerate(features):
+                begin = int(shifts[row])
+                logits[row, :, begin : begin + lengths[row]] = torch.tensor(feature["teacher_logits"])
+            batch["teacher_logits"] = logits
+        return dict(batch)
+
+    def resized(self, batch, width):
+        """Return a batch with padding added, or taken away, up to `width` tokens, at least those of its longest."""
+        more = width - batch["input_ids"].shape[1]
+        left = self.tokenizer.padding_side == "left"
+        padding = {
+            "input_ids": self.tokenizer.pad_token_id,
+            "token_type_ids": self.tokenizer.pad_token_type_id,
+            "teacher_logits": MASKED_LOGIT,
+        }
+        labels = ("start_positions", "end_positions")
+        return {
+            name: values + (more if left else 0)
+            if name in labels
+            else torch.nn.functional.pad(values, (more, 0) if left else (0, more), value=padding.get(name, 0))
+            for name, values in batch.items()
+        }
+
+
+def features_per_epoch(args, count):
+    """Return how many of `count` training features an epoch takes.
+
+    Args:
+        args: `TrainingArguments`.
+        count: all there are.
+    """
+    batch = args.train_batch_size * args.world_size
+    step = batch * args.gradient_accumulation_steps
+    if args.group_by_length and batch < step < count:
+        # The loop counts whole optimizer steps in an epoch, and would carry the rest over into the next.
+        return count - count % step
+    return count - count % batch if args.dataloader_drop_last else count
+
+
+def steps_per_epoch(args, count):
+    """Return the optimizer steps of an epoch, as `INCTrainer` counts them; parameters as in `features_per_epoch`."""
+    batches = math.ceil(features_per_epoch(args, count) / (args.train_batch_size * args.world_size))
+    return max(batches // args.gradient_accumulation_steps, 1)
+
+
+def share_of_last_batch(args, count):
+    """Tell which rows of its last batch in an epoch are a process's own, and what they weigh.
+
+    Where the features do not go round, accelerate fills the batches of the last step up with features that had their
+    turn before. Left out, and with the right weights, the mean of all processes' losses is that of the features left.
+
+    Args:
+        args: `TrainingArguments`.
+        count: features that an epoch takes.
+
+    Returns:
+        `(rows, weight)`: the first `rows` of the batch count, and the loss of their mean with `weight`. A process with
+        none to count takes one with weight 0, since all have to exchange gradients.
+    """
+    size, processes = args.train_batch_size, args.world_size
+    left = count % (size * processes) or size * processes
+    rows = min(max(left - size * args.process_index, 0), size)
+    return max(rows, 1), rows * processes / left
+
+
+class TrainingOrder(LengthGroupedSampler):
+    """Features of similar length side by side, in an order that follows from the seed and the epoch alone.
+
+    Args:
+        args: `TrainingArguments`.
+        lengths: tokens of each feature.
+    """
+
+    def __init__(self, args, lengths):
+        # All that goes into one optimizer step is of one length.
+        together = args.train_batch_size * args.gradient_accumulation_steps * args.world_size
+        super().__init__(together, lengths=lengths, generator=torch.Generator())
+        self.seed = args.seed if args.data_seed is None else args.data_seed
+        self.used = features_per_epoch(args, len(lengths))
+        self.set_epoch(0)
+
+    def __len__(self):
+        return self.used
+
+    def __iter__(self):
+        return itertools.islice(super().__iter__(), self.used)
+
+    def set_epoch(self, epoch):
+        """Called by accelerate's data loader."""
+        self.generator.manual_seed(self.seed + epoch)

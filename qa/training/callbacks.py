@@ -1,0 +1,145 @@
+"""What happens at given moments of a training.
+
+Belongs here: transformers' callbacks, and what a training leaves for tensorboard.
+Does not belong here: a step itself (`trainer_qa.py`).
+"""
+
+import json
+import signal
+import sys
+import time
+from pathlib import Path
+
+import torch
+from transformers import TrainerCallback
+from transformers.integrations import TensorBoardCallback
+
+from qa.compression.fake_quant import activation_ranges, freeze_observers, keep_survivors, observers_are_frozen
+from qa.compression.pruning import sparsity
+from qa.start.processes import wait_for_all
+
+# Share of the training steps after which activation ranges are kept.
+FREEZE_AT = 0.5
+# Seconds in which the processes of one run hear of the same signal: Ctrl-C also reaches torchrun, which passes it on.
+ECHO = 2.0
+
+
+class FrozenRanges(TrainerCallback):
+    """Take activation ranges once more when half of the training is done, and keep them.
+
+    The rest of the training then fits the weights to the very ranges that the int8 model will have.
+    """
+
+    def __init__(self, trainer):
+        self.trainer = trainer
+
+    def on_step_begin(self, args, state, control, **kwargs):
+        if state.global_step >= FREEZE_AT * state.max_steps and not observers_are_frozen(self.trainer.model):
+            self.trainer._start_observers()
+            freeze_observers(self.trainer.model)
+
+
+class LossSoFar(TrainerCallback):
+    """Put back the loss of the steps before the checkpoint, which the loop starts from zero."""
+
+    def __init__(self, trainer):
+        self.trainer = trainer
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        if self.trainer._progress is not None:
+            self.trainer._total_loss_scalar = self.trainer._progress["loss"]
+
+
+class StopOnSignal(TrainerCallback):
+    """Leave with a checkpoint when the process is told to end (SIGTERM, Ctrl-C); a second time it ends at once."""
+
+    SIGNALS = (signal.SIGTERM, signal.SIGINT)
+
+    def __init__(self, device):
+        self.received, self.since, self.device = 0, 0.0, device
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        self.several = args.world_size > 1
+        self.handlers = {number: signal.signal(number, self._receive) for number in self.SIGNALS}
+
+    def _receive(self, number, frame):
+        if not self.received:
+            self.received, self.since = number, time.monotonic()
+        elif time.monotonic() - self.since > ECHO:
+            signal.signal(number, signal.SIG_DFL)
+            signal.raise_signal(number)
+        if not self.several:
+            for each in self.SIGNALS:
+                signal.signal(each, signal.SIG_DFL)
+
+    def on_step_end(self, args, state, control, **kwargs):
+        if self.several:
+            # Each process is told at a moment of its own; all of them leave after the same step.
+            told = torch.tensor(self.received, device=self.device)
+            torch.distributed.all_reduce(told, torch.distributed.ReduceOp.MAX)
+            if not self.received:
+                self.received, self.since = int(told), time.monotonic()
+        if self.received:
+            control.should_save, control.should_evaluate = True, False
+
+    def on_save(self, args, state, control, **kwargs):
+        if self.received:
+            if state.is_world_process_zero:
+                print(f"stopped after step {state.global_step} of {state.max_steps}; the same command continues there")
+            wait_for_all()  # the first process to end takes the others with it, the one that saves among them
+            sys.exit(128 + self.received)
+
+    def on_train_end(self, args, state, control, **kwargs):
+        for number, handler in self.handlers.items():
+            signal.signal(number, handler)
+
+
+class BeforeConversion(TrainerCallback):
+    """Make a model ready for the conversion to int8, which INC does right after the training's end."""
+
+    def __init__(self, trainer):
+        self.trainer = trainer
+
+    def on_train_end(self, args, state, control, **kwargs):
+        # Converted in training mode it would keep its dropout.
+        self.trainer.model.eval()
+        if self.trainer.pruning_config is not None:
+            keep_survivors(self.trainer.model)
+
+
+class TensorBoard(TensorBoardCallback):
+    """Write how sparse the model is and how wide its activations are beside every loss that is logged."""
+
+    def __init__(self, trainer):
+        super().__init__()
+        self.trainer = trainer
+
+    def on_log(self, args, state, control, logs=None, **kwargs):
+        if "loss" in logs and state.is_world_process_zero:
+            model, step = self.trainer.model, state.global_step
+            if self.trainer.pruning_config is not None:
+                self.tb_writer.add_scalar("train/sparsity", sparsity(model), step)
+            # Straight to the writer: in `logs` they would all be printed, and shown in one group with the loss.
+            for name, (low, high) in activation_ranges(model).items():
+                self.tb_writer.add_scalar(f"activation_min/{name}", low, step)
+                self.tb_writer.add_scalar(f"activation_max/{name}", high, step)
+        super().on_log(args, state, control, logs=logs, **kwargs)
+
+
+def log_saved_model(output_dir, logging_dir, step):
+    """Write the scores of the model as it was saved to tensorboard, as `saved/f1` and so on.
+
+    What `Trainer` logs while it trains is of the fake-quant model.
+
+    Args:
+        output_dir: folder with `all_results.json`.
+        logging_dir: folder of the event files.
+        step: the last optimizer step.
+    """
+    from torch.utils.tensorboard import SummaryWriter
+
+    results = json.loads((Path(output_dir) / "all_results.json").read_text(encoding="utf-8"))
+    with SummaryWriter(logging_dir) as writer:
+        for name in ("eval_f1", "eval_exact_match", "eval_exact", "sparsity"):
+            if name in results:
+                writer.add_scalar(f"saved/{name.removeprefix('eval_')}", results[name], step)

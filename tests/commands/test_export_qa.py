@@ -1,0 +1,348 @@
+"""export_qa.py: each format and precision against PyTorch, in the engines themselves and with the clients' classes."""
+
+import json
+import re
+import subprocess
+import sys
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from conftest import ROOT, SAMPLE, squad_file
+
+import export_qa
+from qa.models.engines import LARGEST_FILE, exporter_of, load_exported
+from qa.results.verification import verify_error
+from qa.start.errors import UsageError
+from qa.start.stack import EXTRAS, check_extra
+
+QUESTIONS = ["--train_file", SAMPLE / "train.json", "--validation_file", SAMPLE / "dev.json", "--no_cuda"]
+EVALUATED = [*QUESTIONS, "--max_eval_samples", 100, "--do_eval", "--verify_loading"]
+INT8 = ["--apply_quantization", "--num_calibration_samples", 30]
+KINDS = {
+    "onnx": ["--export_format", "onnx"],
+    "onnx-int8": ["--export_format", "onnx", *INT8],
+    "openvino": ["--export_format", "openvino"],
+    "openvino-int8": ["--export_format", "openvino", *INT8],
+}
+REPORTED = ["onnx-int8", "openvino-int8"]
+MODEL_FILES = {"onnx": ["model.onnx"], "openvino": ["openvino_model.bin", "openvino_model.xml"]}
+
+
+def run(script, flags, folder):
+    """Run a script with an output folder, in an empty working directory that it must leave empty."""
+    workdir = folder.parent / f"cwd-{folder.name}"
+    workdir.mkdir(parents=True)
+    words = [sys.executable, ROOT / script, *flags, "--output_dir", folder]
+    finished = subprocess.run(list(map(str, words)), cwd=workdir, capture_output=True, text=True, timeout=300)
+    assert not list(workdir.iterdir()), "the run left files in the working directory"
+    return finished
+
+
+def read(path):
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory):
+    """Folders and processes of the sample model in each format and precision, by kind."""
+    base = tmp_path_factory.mktemp("exported")
+    runs = {}
+    for kind, flags in KINDS.items():
+        flags = ["--model_name_or_path", SAMPLE / "distilbert-qa", *EVALUATED, *flags]
+        flags += ["--report"] if kind in REPORTED else []
+        runs[kind] = base / kind, run("export_qa.py", flags, base / kind)
+        assert runs[kind][1].returncode == 0, runs[kind][1].stderr
+    return runs
+
+
+@pytest.fixture(scope="module")
+def pruned(tmp_path_factory):
+    """What run_qa.py saves of the sample model with a third of its weights pruned."""
+    folder = tmp_path_factory.mktemp("pruned") / "model"
+    flags = ["--model_name_or_path", SAMPLE / "distilbert-qa", *QUESTIONS, "--max_train_samples", 48, "--do_train"]
+    flags += ["--apply_pruning", "--target_sparsity", 0.3, "--num_train_epochs", 1, "--save_strategy", "no"]
+    finished = run("run_qa.py", flags, folder)
+    assert finished.returncode == 0, finished.stderr
+    return folder
+
+
+@pytest.mark.recipe
+@pytest.mark.parametrize("kind", KINDS)
+def test_it_answers_as_pytorch_does(kind, exported):
+    folder, finished = exported[kind]
+    original = read(exported["onnx-int8"][0] / "report.json")["models"]["original"]["f1"]
+    f1 = read(folder / "all_results.json")["eval_f1"]
+    assert original >= 85
+    line = re.search(r"^verify_loading: (.*): passed$", finished.stdout, flags=re.MULTILINE)[1]
+    if "int8" in kind:
+        assert original - f1 <= 1.0
+        error = float(re.search(r"mean logit difference to fp32 .*, (\S+) % of their", line)[1])
+        assert 0.1 <= error <= 10
+    else:
+        assert f1 == original
+        assert float(re.search(r"largest logit difference (\S+),", line)[1]) <= 1e-4
+
+
+@pytest.mark.recipe
+@pytest.mark.parametrize("kind", KINDS)
+def test_nothing_is_printed_but_progress_and_nothing_left_but_the_model(kind, exported):
+    folder, finished = exported[kind]
+    lines = [line for line in re.split(r"[\r\n]", finished.stderr) if line.strip()]
+    assert not [line for line in lines if not re.search(r"\d+%\||\d+/\d+", line)]
+    names = {path.name for path in folder.iterdir()}
+    engine = kind.split("-")[0]
+    assert names >= {*MODEL_FILES[engine], "config.json", "tokenizer.json", "README.md", "run.json"}
+    others = {file for files in MODEL_FILES.values() for file in files} - set(MODEL_FILES[engine])
+    assert not names & {*others, "pytorch_model.bin", "model.safetensors", "inc_config.json"}
+    assert not [name for name in names if name.startswith(".unfinished")]
+
+
+@pytest.mark.recipe
+@pytest.mark.parametrize("engine", MODEL_FILES)
+def test_int8_is_smaller_and_the_engine_needs_less_memory_than_pytorch(engine, exported):
+    sizes = {}
+    for kind in (engine, f"{engine}-int8"):
+        folder = exported[kind][0]
+        sizes[kind] = sum((folder / file).stat().st_size for file in MODEL_FILES[engine]) / 1e6
+        assert read(folder / "all_results.json")["model_size_mb"] == sizes[kind]
+    assert sizes[f"{engine}-int8"] < sizes[engine] * 0.4
+    models = read(folder / "report.json")["models"]
+    assert models["result"]["size_mb"] == sizes[f"{engine}-int8"]
+    assert models["result"]["libraries_memory_mb"] < models["original"]["libraries_memory_mb"] / 2
+    assert [speed["batch_size"] for speed in models["result"]["speed"]] == [1, 8]
+
+
+@pytest.mark.recipe
+def test_the_runs_are_put_side_by_side(exported, tmp_path):
+    folders = [folder for folder, _ in exported.values()]
+    finished = run("report_qa.py", folders, tmp_path / "report")
+    assert finished.returncode == 0, finished.stderr
+    runs = {one["name"]: one for one in read(tmp_path / "report" / "report.json")["runs"]}
+    assert runs.keys() == {"original (distilbert-qa)", *KINDS}
+    for kind, (folder, _) in exported.items():
+        assert runs[kind]["f1"] == read(folder / "all_results.json")["eval_f1"]
+        assert ("latency_ms" in runs[kind]) == (kind in REPORTED)
+
+
+def graph_of(folder):
+    import onnx
+
+    return onnx.load(folder / "model.onnx").graph
+
+
+@pytest.mark.recipe
+def test_the_graph_takes_batches_of_any_shape(exported):
+    graph = graph_of(exported["onnx"][0])
+    for value in (*graph.input, *graph.output):
+        assert [axis.dim_param for axis in value.type.tensor_type.shape.dim] == ["batch_size", "sequence_length"]
+    generator = np.random.default_rng(0)
+    for folder, _ in exported.values():
+        model = load_exported(folder)
+        for shape in ((1, 9), (5, 64), (3, 200)):
+            ids = generator.integers(5, 1900, shape)
+            outputs = model(input_ids=ids, attention_mask=np.ones_like(ids))
+            assert [outputs[name].shape for name in ("start_logits", "end_logits")] == [shape, shape]
+            # A row by itself is answered as in its batch; int8 rounds values that differ in their last bit.
+            alone = model(input_ids=ids[:1], attention_mask=np.ones_like(ids[:1]))
+            assert np.abs(alone["start_logits"] - outputs["start_logits"][:1]).max() < 0.5
+
+
+@pytest.mark.recipe
+def test_onnx_int8_is_static_qdq_of_all_linear_operators_and_embeddings(exported):
+    from onnx import TensorProto
+
+    graph = graph_of(exported["onnx-int8"][0])
+    weights = {tensor.name: tensor for tensor in graph.initializer}
+    matrices = [tensor for tensor in graph.initializer if len(tensor.dims) == 2]
+    kinds = [tensor.data_type for tensor in matrices if tensor.data_type != TensorProto.INT64]
+    # 6 linear operators in each of the 3 layers and the head; embeddings are rounded as activations are.
+    assert sorted(kinds) == [TensorProto.UINT8] * 2 + [TensorProto.INT8] * (3 * 6 + 1)
+    rounded = [node for node in graph.node if node.op_type == "QuantizeLinear"]
+    assert {weights[node.input[2]].data_type for node in rounded} == {TensorProto.UINT8}
+    # Queries, keys and values share their input: 4 for each layer; the head's; what comes from the embeddings.
+    assert len(rounded) == 3 * 4 + 1 + 2
+
+
+@pytest.mark.recipe
+def test_openvino_int8_holds_its_weights_in_int8(exported):
+    import openvino
+
+    model = openvino.Core().read_model(exported["openvino-int8"][0] / "openvino_model.xml")
+    kinds = [node.get_type_name() for node in model.get_ops()]
+    assert kinds.count("FakeQuantize") >= 3 * 4
+    matrices = [node for node in model.get_ops() if node.get_type_name() == "Constant" and len(node.shape) == 2]
+    # The others are the head's weights and scales.
+    large = [node.get_element_type().get_type_name() for node in matrices if min(node.shape) > 2]
+    assert large == ["i8"] * (3 * 6 + 2)
+
+
+CLIENT = """
+import numpy as np
+inputs = answer.tokenizer("Who wrote it?", "The letter was written by Ada in 1843.", return_tensors="pt")
+print(np.asarray(model(**inputs).start_logits.detach()).round(4).tolist()[0])
+"""
+
+
+@pytest.mark.recipe
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_lines_of_the_card_load_it(kind, exported):
+    folder = exported[kind][0]
+    text = (folder / "README.md").read_text(encoding="utf-8")
+    (lines,) = re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL)
+    answered = subprocess.run(
+        [sys.executable, "-c", lines + CLIENT], cwd=folder.parent, capture_output=True, text=True, timeout=300
+    )
+    assert answered.returncode == 0, answered.stderr
+    answer, logits = answered.stdout.strip().splitlines()[-2:]
+    assert re.fullmatch(r"\{'score': .*, 'answer': '.*'\}", answer)
+    expected = load_exported(folder)(**question_inputs(folder))["start_logits"][0]
+    assert np.allclose(json.loads(logits), expected, atol=2e-4)
+
+
+def question_inputs(folder):
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    return dict(tokenizer("Who wrote it?", "The letter was written by Ada in 1843.", return_tensors="np"))
+
+
+@pytest.mark.recipe
+@pytest.mark.parametrize("precision", ["fp32", "int8"])
+def test_a_pruned_model_keeps_its_zeros(precision, pruned, tmp_path):
+    from onnx import numpy_helper
+    from transformers import AutoModelForQuestionAnswering
+
+    from qa.compression.pruning import prunable_weights
+
+    folder = tmp_path / "out"
+    flags = ["--model_name_or_path", pruned, *QUESTIONS, "--max_eval_samples", 40, "--do_eval", "--verify_loading"]
+    finished = run("export_qa.py", [*flags, *(INT8 if precision == "int8" else [])], folder)
+    assert finished.returncode == 0, finished.stderr
+    results = read(folder / "all_results.json")
+    assert results["sparsity"] == pytest.approx(0.3, abs=0.001)
+    assert "pruned" in (folder / "README.md").read_text(encoding="utf-8")
+
+    weights = prunable_weights(AutoModelForQuestionAnswering.from_pretrained(pruned))
+    matrices = [numpy_helper.to_array(tensor) for tensor in graph_of(folder).initializer if len(tensor.dims) == 2]
+    for name, weight in weights.items():
+        zeros = weight.numpy().T == 0
+        # ONNX names no weights; a matrix is known by where its zeros are.
+        found = [matrix for matrix in matrices if matrix.shape == zeros.shape and not matrix[zeros].any()]
+        assert len(found) == 1 or not zeros.any(), name
+        if precision == "fp32":
+            assert any(np.array_equal(matrix, weight.numpy().T) for matrix in found), name
+
+
+@pytest.mark.recipe
+@pytest.mark.parametrize("flags", KINDS.values(), ids=KINDS)
+def test_segments_and_masks_arrive_where_they_belong(flags, tmp_path, monkeypatch):
+    """BERT takes its inputs in another order than its tokenizer gives them."""
+    import torch
+    from transformers import BertConfig, BertForQuestionAnswering, BertTokenizerFast
+
+    torch.manual_seed(0)
+    tokenizer = BertTokenizerFast(SAMPLE / "distilbert-qa" / "vocab.txt")
+    size = {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 128}
+    config = BertConfig(vocab_size=len(tokenizer), initializer_range=0.3, **size)
+    model = BertForQuestionAnswering(config).eval()
+    model.save_pretrained(tmp_path / "bert")
+    tokenizer.save_pretrained(tmp_path / "bert")
+    words = ["--model_name_or_path", tmp_path / "bert", *QUESTIONS, *flags, "--output_dir", tmp_path / "out"]
+    monkeypatch.setattr(sys, "argv", ["export_qa.py", *map(str, words)])
+    export_qa.main()
+    texts = [["Who wrote it?", "Ada did, in 1843."], ["When?", "The letter was written by Ada in 1843."]]
+    inputs = tokenizer(texts, padding=True, return_tensors="pt")
+    with torch.no_grad():
+        expected = model(**inputs).start_logits.numpy()
+        segments = model(**{**inputs, "token_type_ids": inputs["attention_mask"]}).start_logits.numpy()
+    tokens = inputs["attention_mask"].numpy() == 1
+    found = load_exported(tmp_path / "out")(**inputs)["start_logits"]
+    error, other = (np.abs(logits - expected)[tokens].mean() for logits in (found, segments))
+    assert error < (0.25 * other if "--apply_quantization" in flags else 1e-4)
+    assert other > 0.5
+
+
+@pytest.mark.recipe
+def test_a_quantized_folder_is_refused(tmp_path):
+    flags = ["--model_name_or_path", SAMPLE / "distilbert-qa", *QUESTIONS, "--apply_quantization"]
+    assert run("run_qa_post_training.py", flags, tmp_path / "dynamic").returncode == 0
+    refused = run("export_qa.py", ["--model_name_or_path", tmp_path / "dynamic", *QUESTIONS], tmp_path / "out")
+    assert refused.returncode == 2
+    assert refused.stderr.startswith(f"error: --model_name_or_path {tmp_path / 'dynamic'} is quantized already")
+    assert refused.stderr.count("\n") == 1
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("export_format", "module"), [(name, module) for name, modules in EXTRAS.items() for module in modules]
+)
+def test_an_engine_that_is_missing_is_named_with_the_file_that_brings_it(
+    export_format, module, monkeypatch, tmp_path, capsys
+):
+    check_extra(export_format)
+    # An entry like this makes Python say that there is no such module.
+    monkeypatch.setitem(sys.modules, module, None)
+    questions = squad_file(tmp_path / "q.json", [("Ann met Bob.", [("q1", "Who?", [("Ann", 0)])])])
+    words = ["--model_name_or_path", SAMPLE / "distilbert-qa", "--validation_file", questions, "--do_eval"]
+    words += ["--export_format", export_format, "--output_dir", tmp_path / "out"]
+    monkeypatch.setattr(sys, "argv", ["export_qa.py", *map(str, words)])
+    with pytest.raises(SystemExit) as ended:
+        export_qa.main()
+    assert ended.value.code == 2
+    error = capsys.readouterr().err
+    assert error.startswith(f"error: --export_format {export_format} needs {module}, not installed here; ")
+    assert error.endswith(f"pip install -r {ROOT / f'requirements-{export_format}.txt'}\n")
+    assert (ROOT / f"requirements-{export_format}.txt").is_file()
+    assert not (tmp_path / "out").exists()
+
+
+def test_nothing_is_told_to_the_makers_of_openvino():
+    with pytest.raises(ImportError):
+        import openvino_telemetry  # noqa: F401
+
+
+def model_of(kind, parameters=()):
+    return SimpleNamespace(config=SimpleNamespace(model_type=kind), parameters=lambda: parameters)
+
+
+def test_a_kind_of_model_that_cannot_be_exported_is_refused():
+    with pytest.raises(UsageError, match="--model_name_or_path org/m is of the kind fnet, which optimum-onnx"):
+        exporter_of(model_of("fnet"), "org/m")
+
+
+def test_a_model_that_fits_into_no_file_is_refused():
+    import torch
+
+    weights = torch.empty(LARGEST_FILE // 4 + 1, device="meta")
+    with pytest.raises(UsageError, match=r"--model_name_or_path org/m has 2\.1 GB of weights"):
+        exporter_of(model_of("bert", [weights]), "org/m")
+
+
+@pytest.mark.parametrize(("error", "passes"), [(0.05, True), (0.19, True), (0.21, False), (3.0, False)])
+def test_an_int8_model_passes_by_its_mean_error(error, passes, capsys):
+    import torch
+
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(2, 4, 50, generator=generator)
+    mask = torch.ones(4, 50, dtype=torch.int64)
+    mask[:, 40:] = 0
+    spread = float(logits[:, mask == 1].std(correction=0))
+
+    def fp32(**_):
+        return dict(zip(("start_logits", "end_logits"), logits, strict=True))
+
+    def int8(**_):
+        # What is behind the last token does not count.
+        return {name: (value + error * spread + 100 * (mask == 0)).numpy() for name, value in fp32().items()}
+
+    batches = [{"attention_mask": mask}]
+    if passes:
+        verify_error(fp32, int8, batches, export_qa.VERIFY_SHARE)
+    else:
+        with pytest.raises(SystemExit) as ended:
+            verify_error(fp32, int8, batches, export_qa.VERIFY_SHARE)
+        assert ended.value.code == 1
+    printed = capsys.readouterr().out
+    assert f"{error * spread:.3g}, {100 * error:.2g} % of their standard deviation, tolerance 20 %" in printed
+    assert printed.endswith("passed\n" if passes else "FAILED\n")

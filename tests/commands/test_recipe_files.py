@@ -1,0 +1,123 @@
+"""`config/recipes/`: the same arguments as README.md's commands, recipe by recipe, and flags behind a file."""
+
+import re
+import shlex
+
+import pytest
+import yaml
+from conftest import ROOT, SAMPLE
+
+import export_qa
+import run_qa
+import run_qa_post_training
+from qa.start.arguments import parse_arguments
+from qa.start.errors import UsageError
+
+SCRIPTS = {"run_qa.py": run_qa, "run_qa_post_training.py": run_qa_post_training, "export_qa.py": export_qa}
+FILES = sorted((ROOT / "config" / "recipes").iterdir())
+
+
+def recipe(script, words):
+    """Everything that the parser makes of a recipe, as one text."""
+    *groups, optimization_args = parse_arguments(SCRIPTS[script].OptimizationArguments, words)
+    values = {"script": script, "given": sorted(optimization_args.given)}
+    for group in (*groups, optimization_args):
+        values.update(vars(group))
+    del values["logging_dir"]  # holds the time of day
+    return "\n".join(f"{name}: {value}" for name, value in sorted(values.items()))
+
+
+def of_readme():
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    for block in re.findall(r"```bash\n(python (?:run|export)_qa.*?)```", text, flags=re.DOTALL):
+        _, script, *words = shlex.split(block.replace("\\\n", " "), comments=True)
+        # The others start from a recipe's file.
+        if words[0].startswith("--"):
+            yield recipe(script, words)
+
+
+def of_file(path):
+    script = re.match(r"# (\w+_qa\w*\.py): ", path.read_text(encoding="utf-8")).group(1)
+    return recipe(script, [str(path)])
+
+
+def test_each_recipe_of_the_readme_is_a_file_and_each_file_is_a_recipe_of_the_readme():
+    assert len(FILES) == 11
+    assert sorted(map(of_file, FILES)) == sorted(of_readme())
+
+
+def test_the_commands_of_the_readme_that_start_from_a_file_are_understood(monkeypatch):
+    monkeypatch.chdir(ROOT)
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    commands = re.findall(r"^python (\w+\.py) (config/recipes/.*)$", text, flags=re.MULTILINE)
+    assert len(commands) == 3
+    for script, words in commands:
+        path, *flags = shlex.split(words)
+        assert recipe(script, [path, *flags]) != of_file(ROOT / path)
+
+
+@pytest.fixture
+def file(tmp_path):
+    path = tmp_path / "arguments.yaml"
+    content = {
+        "model_name_or_path": str(SAMPLE / "distilbert-qa"),
+        "validation_file": str(SAMPLE / "dev.json"),
+        "output_dir": str(tmp_path / "of-file"),
+        "label_names": ["start_positions", "end_positions"],
+        "do_eval": True,
+        "do_predict": False,
+        "pad_to_max_length": True,
+        "seed": 3,
+        "target_sparsity": 0.3,
+        "lr_scheduler_kwargs": {"num_cycles": 2},
+    }
+    path.write_text(yaml.safe_dump(content), encoding="utf-8")
+    return str(path)
+
+
+@pytest.mark.parametrize(
+    ("flags", "expected"),
+    [
+        ([], {"seed": 3, "do_eval": True, "label_names": ["start_positions", "end_positions"]}),
+        (["--seed", "4"], {"seed": 4, "do_eval": True}),
+        (["--seed=4", "--doc_stride", "9"], {"seed": 4, "doc_stride": 9}),
+        (["--do_eval", "false"], {"do_eval": False}),
+        (["--do_predict", "--test_file", str(SAMPLE / "dev.json")], {"do_predict": True, "do_eval": True}),
+        (["--label_names", "start_positions"], {"label_names": ["start_positions"]}),
+        (["--no_pad_to_max_length"], {"pad_to_max_length": False}),
+        (["--lr_scheduler_kwargs", '{"num_cycles": 5}'], {"lr_scheduler_kwargs": {"num_cycles": 5}}),
+        (["--output_dir", "of-flag"], {"output_dir": "of-flag"}),
+    ],
+)
+def test_flags_behind_a_file_win_over_it(flags, expected, file):
+    values = {}
+    for group in parse_arguments(run_qa.OptimizationArguments, [file, *flags]):
+        values.update(vars(group))
+    assert {name: values[name] for name in expected} == expected
+
+
+def test_what_a_file_gives_wins_over_a_configuration_file_like_a_flag(file):
+    given = parse_arguments(run_qa.OptimizationArguments, [file, "--start_step", "2"])[3].given
+    assert {"target_sparsity", "start_step"} <= given
+    assert "end_step" not in given
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["no-such.yaml", "--seed", "1"], "no-such.yaml"),
+        (["{file}", "stray"], "stray behind"),
+        (["{file}", "--no_such_flag", "1"], "unrecognized: --no_such_flag"),
+    ],
+)
+def test_wrong_words_around_a_file_are_refused(words, expected, file):
+    with pytest.raises(UsageError, match=re.escape(expected)):
+        parse_arguments(run_qa.OptimizationArguments, [word.format(file=file) for word in words])
+
+
+def test_a_name_that_is_no_argument_is_refused_with_the_file_that_holds_it(tmp_path):
+    path = tmp_path / "arguments.yaml"
+    path.write_text("target_sparsty: 0.3\nmodel_name_or_path: a\noutput_dir: b\n", encoding="utf-8")
+    with pytest.raises(UsageError) as refused:
+        parse_arguments(run_qa.OptimizationArguments, [str(path)])
+    assert str(refused.value).startswith(f"argument file {path}: there is no argument named target_sparsty")

@@ -1,0 +1,641 @@
+"""Question files: every format gives the same examples, and every broken file gives one line that says where."""
+
+import csv
+import json
+
+import hypothesis
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from conftest import SAMPLE, squad_file
+from hypothesis import strategies as st
+
+from qa.questions.examples import check_for_scoring, check_for_training, load_examples, read_examples
+from qa.start.arguments import DataTrainingArguments, ModelArguments
+from qa.start.errors import UsageError
+
+SOURCE = "--train_file F"
+
+EXAMPLES = [
+    {
+        "id": "q1",
+        "title": "Title",
+        "context": "Ann met Bob in Rome, 'the \"eternal\" city'.\nThen, in 1999, they left — für immer 🚂.",
+        "question": "Where did they meet?",
+        "answers": {"text": ["Rome", "in Rome"], "answer_start": [15, 12]},
+    },
+    {
+        "id": "q2",
+        "title": "Title",
+        "context": "Ann met Bob in Rome, 'the \"eternal\" city'.\nThen, in 1999, they left — für immer 🚂.",
+        "question": 'When, "exactly", did they leave?',
+        "answers": {"text": ["1999"], "answer_start": [52]},
+    },
+    {
+        "id": "q3",
+        "title": "Title",
+        "context": "東京は日本の首都。",
+        "question": "首都？",
+        "answers": {"text": ["東京"], "answer_start": [0]},
+    },
+]
+
+
+def pairs(answers):
+    return [
+        {"text": text, "answer_start": start}
+        for text, start in zip(answers["text"], answers["answer_start"], strict=True)
+    ]
+
+
+def write_nested(path, version="1.1"):
+    paragraphs = {}
+    for example in EXAMPLES:
+        answers = list(zip(example["answers"]["text"], example["answers"]["answer_start"], strict=True))
+        paragraphs.setdefault(example["context"], []).append((example["id"], example["question"], answers))
+    squad_file(path, list(paragraphs.items()), version)
+
+
+def write_json(path, content, **kwargs):
+    path.write_text(json.dumps(content, **kwargs), encoding="utf-8")
+
+
+def write_lines(path, rows, end="\n"):
+    path.write_bytes(end.join(json.dumps(row, ensure_ascii=False) for row in rows).encode())
+
+
+def write_csv(path, rows, encode=json.dumps, **kwargs):
+    with path.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.DictWriter(file, list(rows[0]), **kwargs)
+        writer.writeheader()
+        writer.writerows({**row, "answers": encode(row["answers"])} for row in rows)
+
+
+def write_parquet(path, rows):
+    pq.write_table(pa.Table.from_pylist(rows), path)
+
+
+FORMATS = {
+    "nested v1.1": ("f.json", lambda path: write_nested(path, "1.1")),
+    "nested v2.0": ("f.json", lambda path: write_nested(path, "v2.0")),
+    "flat data": ("f.json", lambda path: write_json(path, {"data": EXAMPLES})),
+    "flat data, answers as pairs": (
+        "f.json",
+        lambda path: write_json(path, {"data": [{**row, "answers": pairs(row["answers"])} for row in EXAMPLES]}),
+    ),
+    "flat data, indented and escaped": ("f.json", lambda path: write_json(path, {"data": EXAMPLES}, indent=2)),
+    "list of rows": ("f.json", lambda path: write_json(path, EXAMPLES)),
+    "JSON Lines": ("f.jsonl", lambda path: write_lines(path, EXAMPLES)),
+    "JSON Lines named .json": ("f.json", lambda path: write_lines(path, EXAMPLES)),
+    "JSON Lines with CRLF": ("f.jsonl", lambda path: write_lines(path, EXAMPLES, "\r\n")),
+    "JSON Lines with empty lines": ("f.jsonl", lambda path: write_lines(path, EXAMPLES, "\n\n  \n")),
+    "CSV with JSON answers": ("f.csv", lambda path: write_csv(path, EXAMPLES)),
+    "CSV with Python answers": ("f.csv", lambda path: write_csv(path, EXAMPLES, encode=repr)),
+    "CSV with LF": ("f.csv", lambda path: write_csv(path, EXAMPLES, lineterminator="\n")),
+    "Parquet": ("f.parquet", lambda path: write_parquet(path, EXAMPLES)),
+    "Parquet, answers as JSON text": (
+        "f.parquet",
+        lambda path: write_parquet(path, [{**row, "answers": json.dumps(row["answers"])} for row in EXAMPLES]),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_every_format_is_read_to_the_same_examples(name, tmp_path):
+    file_name, write = FORMATS[name]
+    write(tmp_path / file_name)
+    assert read_examples(str(tmp_path / file_name), SOURCE) == EXAMPLES
+
+
+@pytest.mark.parametrize("name", [name for name, (file_name, _) in FORMATS.items() if "parquet" not in file_name])
+def test_a_byte_order_mark_is_skipped(name, tmp_path):
+    file_name, write = FORMATS[name]
+    write(tmp_path / file_name)
+    (tmp_path / file_name).write_bytes(b"\xef\xbb\xbf" + (tmp_path / file_name).read_bytes())
+    assert read_examples(str(tmp_path / file_name), SOURCE) == EXAMPLES
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_max_samples_keeps_the_first_examples(name, tmp_path):
+    file_name, write = FORMATS[name]
+    write(tmp_path / file_name)
+    assert read_examples(str(tmp_path / file_name), SOURCE, 2) == EXAMPLES[:2]
+    assert read_examples(str(tmp_path / file_name), SOURCE, 99) == EXAMPLES
+
+
+def test_unanswerable_questions_have_empty_lists(tmp_path):
+    path = squad_file(tmp_path / "f.json", [("context", [("a", "q", [])])])
+    assert read_examples(str(path), SOURCE)[0]["answers"] == {"text": [], "answer_start": []}
+
+
+def test_answers_that_are_not_there_are_none(tmp_path):
+    for name, text in {
+        "f.json": '{"data": [{"id": "a", "context": "c", "question": "q"}]}',
+        "g.json": '{"data": [{"id": "a", "context": "c", "question": "q", "answers": null}]}',
+        "h.json": '{"data": [{"paragraphs": [{"context": "c", "qas": [{"id": "a", "question": "q"}]}]}]}',
+        "f.csv": "id,context,question,answers\na,c,q,\n",
+    }.items():
+        (tmp_path / name).write_text(text, encoding="utf-8")
+        (example,) = read_examples(str(tmp_path / name), SOURCE)
+        assert (example["id"], example["context"], example["question"], example["answers"]) == ("a", "c", "q", None)
+
+
+def test_columns_are_found_by_name_in_any_order(tmp_path):
+    (tmp_path / "f.csv").write_text(
+        "answers,question,id,context\n\"{'text': ['c'], 'answer_start': [0]}\",q,7,c\n", encoding="utf-8"
+    )
+    (example,) = read_examples(str(tmp_path / "f.csv"), SOURCE)
+    assert example == {
+        "id": "7",
+        "title": "",
+        "context": "c",
+        "question": "q",
+        "answers": {"text": ["c"], "answer_start": [0]},
+    }
+
+
+def test_columns_with_other_names_are_found_by_position(tmp_path):
+    row = {"frage": "q", "text": "c", "antworten": {"text": ["c"], "answer_start": [0]}}
+    write_json(tmp_path / "f.json", [row])
+    (example,) = read_examples(str(tmp_path / "f.json"), SOURCE)
+    assert (example["question"], example["context"]) == ("q", "c")
+    assert example["answers"] == {"text": ["c"], "answer_start": [0]}
+
+
+def test_one_column_with_another_name_is_found_by_position(tmp_path):
+    write_json(tmp_path / "f.json", [{"question": "q", "passage": "c", "id": "a"}])
+    (example,) = read_examples(str(tmp_path / "f.json"), SOURCE)
+    assert (example["question"], example["context"], example["answers"]) == ("q", "c", None)
+
+
+def test_examples_without_ids_are_numbered_and_number_ids_become_text(tmp_path):
+    write_json(tmp_path / "f.json", [{"question": "q", "context": "c"}, {"question": "q", "context": "c"}])
+    assert [example["id"] for example in read_examples(str(tmp_path / "f.json"), SOURCE)] == ["0", "1"]
+    write_json(tmp_path / "f.json", [{"question": "q", "context": "c", "id": 41}])
+    assert read_examples(str(tmp_path / "f.json"), SOURCE)[0]["id"] == "41"
+
+
+def test_the_sample_files_are_good():
+    for name, version_2 in (("train", False), ("dev", False), ("train_v2", True), ("dev_v2", True)):
+        examples = read_examples(str(SAMPLE / f"{name}.json"), SOURCE)
+        check_for_scoring(examples, SOURCE, version_2)
+        check_for_training(examples, SOURCE, version_2)
+        assert len(examples) > 50
+
+
+# --- broken files ---
+
+
+def nested(**question):
+    good = {"id": "a", "question": "q", "answers": [{"text": "c", "answer_start": 0}]}
+    return {
+        "data": [
+            {"title": "t", "paragraphs": [{"context": "c", "qas": [good]}]},
+            {"title": "t", "paragraphs": [{"context": "c", "qas": [good]}, {"context": "c", "qas": [good, question]}]},
+        ]
+    }
+
+
+DEEPEST = "article 2, paragraph 2, question 2"
+
+# name -> (file name, content, what the message must hold)
+BROKEN = {
+    "empty json": ("f.json", b"", "not valid JSON"),
+    "empty jsonl": ("f.jsonl", b"", "no question"),
+    "empty csv": ("f.csv", b"", "no question"),
+    "empty parquet": ("f.parquet", b"", "not a readable Parquet file"),
+    "white space only": ("f.json", b" \n ", "not valid JSON"),
+    "empty list": ("f.json", b"[]", "no question"),
+    "empty data": ("f.json", b'{"data": []}', "no question"),
+    "header only": ("f.csv", b"id,question,context,answers\n", "no question"),
+    "truncated json": ("f.json", json.dumps(nested()).encode()[:-30], "not valid JSON"),
+    "truncated line": (
+        "f.jsonl",
+        b'{"id": "a", "question": "q", "context": "c"}\n\n{"id": "b", "qu',
+        "line 3: not valid",
+    ),
+    "truncated line under .json": (
+        "f.json",
+        b'{"id": "a", "question": "q", "context": "c"}\n{"id": "b", "qu',
+        "line 2: not valid",
+    ),
+    "two documents on one line": ("f.json", b"{}{}", "not valid JSON"),
+    "deep nesting": ("f.json", b"[" * 200_000, "not valid JSON"),
+    "deep nesting, closed": ("f.json", b"[" * 100_000 + b"]" * 100_000, "not valid JSON"),
+    "deep nesting in a line": ("f.jsonl", b'{"a":' * 100_000, "line 1"),
+    "deep nesting in csv answers": (
+        "f.csv",
+        b"question,context,answers\nq,c," + b"[" * 50_000,
+        "line 2: 'answers' is neither JSON nor a Python literal",
+    ),
+    "number with too many digits": ("f.json", b"1" * 10_000, "not valid JSON"),
+    "a number": ("f.json", b"5", "found a number (5)"),
+    "a text": ("f.json", b'"x"', "found text"),
+    "nothing": ("f.json", b"null", "found missing"),
+    "data is a mapping": ("f.json", b'{"data": {"a": 1}}', "found a mapping"),
+    "data is a text": ("f.json", b'{"data": "x"}', "found text"),
+    "row is a number": ("f.json", b"[1]", "row 1: expected a mapping"),
+    "second row is a list": ("f.json", b'[{"question": "q", "context": "c"}, []]', "row 2: expected a mapping"),
+    "article is a text": ("f.json", b'{"data": [{"paragraphs": []}, "x"]}', "article 2: expected a list 'paragraphs'"),
+    "paragraphs is a mapping": ("f.json", b'{"data": [{"paragraphs": {}}]}', "article 1"),
+    "paragraph is a number": ("f.json", b'{"data": [{"paragraphs": [1]}]}', "article 1, paragraph 1"),
+    "paragraph without questions": (
+        "f.json",
+        b'{"data": [{"paragraphs": [{"context": "c"}]}]}',
+        "article 1, paragraph 1: expected a list 'qas'",
+    ),
+    "question is a list": (
+        "f.json",
+        json.dumps({"data": [{"paragraphs": [{"context": "c", "qas": [[]]}]}]}).encode(),
+        "article 1, paragraph 1, question 1: expected a mapping, found a list",
+    ),
+    "paragraph without context": (
+        "f.json",
+        json.dumps({"data": [{"paragraphs": [{"qas": [{"id": "a", "question": "q"}]}]}]}).encode(),
+        "article 1, paragraph 1, question 1: 'context' is missing",
+    ),
+    "question without text": ("f.json", json.dumps(nested(id="b")).encode(), f"{DEEPEST}: 'question' is missing"),
+    "question without id": ("f.json", json.dumps(nested(question="q")).encode(), f"{DEEPEST}: 'id' is missing"),
+    "question with a broken number": (
+        "f.json",
+        json.dumps(nested(id=1.5, question="q")).encode(),
+        f"{DEEPEST}: 'id' is a number (1.5)",
+    ),
+    "answer without start": (
+        "f.json",
+        json.dumps(nested(id="b", question="q", answers=[{"text": "c"}])).encode(),
+        f"{DEEPEST}: 'answer_start' is missing",
+    ),
+    "answer start is a text": (
+        "f.json",
+        json.dumps(nested(id="b", question="q", answers=[{"text": "c", "answer_start": "0"}])).encode(),
+        f"{DEEPEST}: 'answer_start' is text",
+    ),
+    "answer start is a fraction": (
+        "f.json",
+        json.dumps(nested(id="b", question="q", answers=[{"text": "c", "answer_start": 0.5}])).encode(),
+        f"{DEEPEST}: 'answer_start' is a number (0.5)",
+    ),
+    "answer start is true": (
+        "f.json",
+        json.dumps(nested(id="b", question="q", answers=[{"text": "c", "answer_start": True}])).encode(),
+        f"{DEEPEST}: 'answer_start' is true or false",
+    ),
+    "answer text is a number": (
+        "f.json",
+        json.dumps(nested(id="b", question="q", answers=[{"text": 3, "answer_start": 0}])).encode(),
+        f"{DEEPEST}: 'answers' is a number (3)",
+    ),
+    "answer is a text": ("f.json", json.dumps(nested(id="b", question="q", answers=["c"])).encode(), DEEPEST),
+    "answers is a number": (
+        "f.json",
+        json.dumps(nested(id="b", question="q", answers=4)).encode(),
+        f"{DEEPEST}: 'answers' is a number (4)",
+    ),
+    "answers of unequal length": (
+        "f.json",
+        json.dumps(nested(id="b", question="q", answers={"text": ["c"], "answer_start": []})).encode(),
+        f"{DEEPEST}: 'answers' needs as many",
+    ),
+    "lone surrogate in a context": (
+        "f.json",
+        json.dumps([{"id": "a", "question": "q", "context": "c\ud800"}]).encode(),
+        "row 1: 'context' holds half a character (a lone surrogate) at position 1",
+    ),
+    "lone surrogate in an answer": (
+        "f.json",
+        json.dumps(nested(id="b", question="q", answers=[{"text": "\udc00", "answer_start": 0}])).encode(),
+        f"{DEEPEST}: 'answers' holds half a character",
+    ),
+    "lone surrogate in an id": (
+        "f.jsonl",
+        b'{"id": "\\udfff", "question": "q", "context": "c"}',
+        "line 1: 'id' holds half a character",
+    ),
+    "lone surrogate in csv answers": (
+        "f.csv",
+        b"question,context,answers\nq,c,\"{'text': ['\\ud800'], 'answer_start': [0]}\"\n",
+        "line 2: 'answers' holds half a character",
+    ),
+    "Latin-1 json": ("f.json", '[{"question": "für"}]'.encode("latin-1"), "not UTF-8 text (byte 16)"),
+    "Latin-1 lines": ("f.jsonl", '{"question": "für"}'.encode("latin-1"), "not UTF-8 text"),
+    "Latin-1 csv": ("f.csv", "question,context\nfür,c\n".encode("latin-1"), "not UTF-8 text"),
+    "UTF-16 json": ("f.json", "[]".encode("utf-16"), "not UTF-8 text (byte 0)"),
+    "binary csv": ("f.csv", bytes(range(256)), "not UTF-8 text"),
+    "csv with too many fields": ("f.csv", b"question,context\nq,c,x\n", "line 2: more fields"),
+    "csv with too few fields": ("f.csv", b"question,context\nq\n", "line 2: 'context' is missing"),
+    "csv with an open quote": ("f.csv", b'question,context\nq,"c\n', "not valid CSV"),
+    "csv with text behind a quote": ("f.csv", b'question,context\n"q"x,c\n', "line 2: not valid CSV"),
+    "csv with one column": ("f.csv", b"question\nq\n", "line 2: no 'context' column; found 'question'"),
+    "csv with unreadable answers": (
+        "f.csv",
+        b"question,context,answers\nq,c,Rome\n",
+        "line 2: 'answers' is neither JSON nor a Python literal: 'Rome'",
+    ),
+    "csv with code for answers": (
+        "f.csv",
+        b"question,context,answers\nq,c,\"__import__('os').system('false')\"\n",
+        "line 2: 'answers' is neither JSON nor a Python literal",
+    ),
+    "csv with a huge number for answers": (
+        "f.csv",
+        b"question,context,answers\nq,c,0x" + b"f" * 4000 + b"\n",
+        "line 2: 'answers'",
+    ),
+    "csv with a set of answers": ("f.csv", b"question,context,answers\nq,c,{1}\n", "line 2: 'answers' is set"),
+    "text named .parquet": ("f.parquet", b"PAR1 no, text PAR1", "not a readable Parquet file"),
+    "answer start that fits no integer": (
+        "f.json",
+        json.dumps(nested(id="b", question="q", answers=[{"text": "c", "answer_start": 10**30}])).encode(),
+        f"{DEEPEST}: 'answer_start' is a number ({10**30})",
+    ),
+    "answer start beyond 32 bits": (
+        "f.json",
+        json.dumps(nested(id="b", question="q", answers=[{"text": "c", "answer_start": 2**31}])).encode(),
+        f"{DEEPEST}: 'answer_start' is a number ({2**31})",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", BROKEN)
+def test_a_broken_file_says_where_it_broke(name, tmp_path):
+    file_name, content, expected = BROKEN[name]
+    (tmp_path / file_name).write_bytes(content)
+    with pytest.raises(UsageError) as caught:
+        read_examples(str(tmp_path / file_name), SOURCE)
+    message = str(caught.value)
+    assert message.startswith(SOURCE)
+    assert expected in message
+    assert "\n" not in message
+    assert len(message) < 600
+
+
+def test_parquet_with_the_wrong_columns_or_types(tmp_path):
+    path = tmp_path / "f.parquet"
+    write_parquet(path, [{"id": "a", "question": "q"}])
+    with pytest.raises(UsageError, match="row 1: no 'context' column; found 'id', 'question'"):
+        read_examples(str(path), SOURCE)
+    pq.write_table(pa.table({"question": ["q", "q"], "context": pa.array([b"c", b"c"])}), path)
+    with pytest.raises(UsageError, match="row 1: 'context' is bytes"):
+        read_examples(str(path), SOURCE)
+    pq.write_table(pa.table({"question": ["q"], "context": pa.array([b"\xff"]).view(pa.string())}), path)
+    with pytest.raises(UsageError, match="UTF-8"):
+        read_examples(str(path), SOURCE)
+
+
+@pytest.mark.parametrize(
+    "column",
+    [
+        pa.array([2**61], pa.timestamp("us")),
+        pa.array([2**30], pa.date32()),
+        pa.array([2**62], pa.duration("s")),
+        pa.array([1], pa.timestamp("us", tz="No/Where")),
+    ],
+    ids=["timestamp", "date", "duration", "time zone"],
+)
+def test_a_parquet_column_that_python_cannot_hold_does_no_harm(column, tmp_path):
+    pq.write_table(pa.table({"question": ["q"], "context": ["c"], "asked": column}), tmp_path / "f.parquet")
+    try:
+        (example,) = read_examples(str(tmp_path / "f.parquet"), SOURCE)
+    except UsageError as error:
+        assert str(error).startswith(SOURCE)
+    else:
+        assert example["context"] == "c"
+
+
+def test_a_truncated_parquet_file_is_refused_at_every_length(tmp_path):
+    write_parquet(tmp_path / "f.parquet", EXAMPLES)
+    content = (tmp_path / "f.parquet").read_bytes()
+    for length in range(0, len(content), 101):
+        (tmp_path / "g.parquet").write_bytes(content[:length])
+        with pytest.raises(UsageError, match=SOURCE):
+            read_examples(str(tmp_path / "g.parquet"), SOURCE)
+
+
+def test_files_that_are_not_there_or_are_folders(tmp_path):
+    for suffix in ("json", "jsonl", "csv", "parquet"):
+        with pytest.raises(UsageError, match=SOURCE):
+            read_examples(str(tmp_path / f"missing.{suffix}"), SOURCE)
+        (tmp_path / f"folder.{suffix}").mkdir()
+        with pytest.raises(UsageError, match=SOURCE):
+            read_examples(str(tmp_path / f"folder.{suffix}"), SOURCE)
+
+
+def test_a_file_named_by_its_suffix_alone_is_read(tmp_path):
+    write_json(tmp_path / ".json", EXAMPLES)
+    assert read_examples(str(tmp_path / ".json"), SOURCE) == EXAMPLES
+
+
+# --- checks of whole splits ---
+
+
+def example(identifier="a", context="one two one", text="two", start=4, answers=...):
+    if answers is ...:
+        answers = {"text": [text], "answer_start": [start]}
+    return {"id": identifier, "title": "", "context": context, "question": "q", "answers": answers}
+
+
+def test_a_misplaced_answer_that_stands_in_one_other_place_is_realigned(capsys):
+    examples = [example(), example("b", start=7), example("c", start=-1)]
+    check_for_training(examples, SOURCE, False)
+    assert [row["answers"]["answer_start"] for row in examples] == [[4], [4], [4]]
+    printed = capsys.readouterr().out
+    assert SOURCE in printed
+    assert " 2 answers" in printed
+
+
+@pytest.mark.parametrize(("text", "start"), [("one", 1), ("three", 4), ("two", 4), ("One", 0), ("one", 10**9)])
+def test_training_is_refused_where_the_right_place_cannot_be_told(text, start):
+    right = example()
+    wrong = [example("bad-1", text=text, start=start), example("bad-2", text="four")]
+    if text == "two":
+        wrong[0] = example("bad-1", context="two two", start=1)
+    with pytest.raises(UsageError) as caught:
+        check_for_training([right, *wrong, example("mended", start=0)], SOURCE, False)
+    message = str(caught.value)
+    assert message.startswith(SOURCE)
+    assert "3 answers do not stand at their answer_start" in message
+    assert "for 2 of them" in message
+    assert "bad-1" in message
+
+
+def test_overlapping_places_of_an_answer_are_ambiguous():
+    with pytest.raises(UsageError, match="bad"):
+        check_for_training([example("bad", context="x ana ana", text="ana", start=0)], SOURCE, False)
+    with pytest.raises(UsageError, match="bad"):
+        check_for_training([example("bad", context="banana", text="ana", start=0)], SOURCE, False)
+
+
+def test_misplaced_answers_are_reported_but_scored(capsys):
+    examples = [example("x", start=0), example("y", answers={"text": ["two", "no"], "answer_start": [4, 0]})]
+    before = json.dumps(examples)
+    check_for_scoring(examples, SOURCE, False)
+    assert json.dumps(examples) == before
+    printed = capsys.readouterr().out
+    assert "2 answers" in printed
+    assert "question x" in printed
+    assert printed.count("\n") == 1
+
+
+def test_duplicate_ids_are_refused_for_scoring():
+    with pytest.raises(UsageError, match=f"{SOURCE}: two questions have the id 'a'"):
+        check_for_scoring([example(), example("b"), example()], SOURCE, False)
+
+
+@pytest.mark.parametrize(
+    "answers",
+    [None, {"text": [], "answer_start": []}, {"text": ["no"], "answer_start": [0]}],
+    ids=["missing", "empty", "misplaced"],
+)
+def test_a_message_is_one_line_whatever_the_id(answers):
+    with pytest.raises(UsageError) as caught:
+        check_for_training([example("first\nsecond\r", answers=answers)], SOURCE, False)
+    assert "first" in str(caught.value)
+    assert not {"\n", "\r"} & set(str(caught.value))
+
+
+@pytest.mark.parametrize("check", [check_for_scoring, check_for_training])
+def test_missing_answers_are_refused_with_a_hint(check):
+    with pytest.raises(UsageError, match=r"question b has no 'answers'.*--do_predict with --test_file"):
+        check([example(), example("b", answers=None)], SOURCE, True)
+
+
+@pytest.mark.parametrize("check", [check_for_scoring, check_for_training])
+def test_unanswerable_questions_need_the_flag(check):
+    nothing = {"text": [], "answer_start": []}
+    examples = [example(), example("b", answers=nothing), example("c", answers=nothing)]
+    with pytest.raises(UsageError, match=r"2 questions have no answer \(the first: b\).*--version_2_with_negative"):
+        check(examples, SOURCE, False)
+    check(examples, SOURCE, True)
+
+
+def arguments(**values):
+    return DataTrainingArguments(**values), ModelArguments(model_name_or_path="m")
+
+
+def test_each_split_has_its_own_file_and_limit(tmp_path):
+    write_json(tmp_path / "f.json", EXAMPLES)
+    path = str(tmp_path / "f.json")
+    loaded = load_examples(
+        *arguments(
+            train_file=path,
+            validation_file=path,
+            test_file=path,
+            max_train_samples=1,
+            max_eval_samples=2,
+            max_predict_samples=3,
+        ),
+        ["train", "validation", "test"],
+    )
+    assert {split: len(examples) for split, examples in loaded.items()} == {"train": 1, "validation": 2, "test": 3}
+
+
+def test_only_the_splits_asked_for_are_read(tmp_path):
+    write_json(tmp_path / "f.json", EXAMPLES)
+    data_args, model_args = arguments(train_file=str(tmp_path / "missing.json"), test_file=str(tmp_path / "f.json"))
+    assert list(load_examples(data_args, model_args, ["test"])) == ["test"]
+
+
+def test_a_test_file_needs_no_answers_but_its_own_ids(tmp_path):
+    rows = [{"id": "a", "question": "q", "context": "c"}, {"id": "a", "question": "q", "context": "c"}]
+    write_json(tmp_path / "f.json", rows[:1])
+    data_args, model_args = arguments(test_file=str(tmp_path / "f.json"), validation_file=str(tmp_path / "f.json"))
+    assert load_examples(data_args, model_args, ["test"])["test"][0]["answers"] is None
+    with pytest.raises(UsageError, match=r"--validation_file .*question a has no 'answers'"):
+        load_examples(data_args, model_args, ["validation"])
+    write_json(tmp_path / "f.json", rows)
+    with pytest.raises(UsageError, match=r"--test_file .*two questions have the id 'a'"):
+        load_examples(data_args, model_args, ["test"])
+
+
+def test_a_saved_data_set_is_read_like_a_file(tmp_path):
+    import datasets
+
+    folder = tmp_path / "saved"
+    rows = datasets.Dataset.from_list(EXAMPLES)
+    datasets.DatasetDict(train=rows, validation=rows.select([2, 0])).save_to_disk(folder)
+    data_args, model_args = arguments(dataset_name=str(folder), max_train_samples=2)
+    loaded = load_examples(data_args, model_args, ["train", "validation"])
+    assert loaded == {"train": EXAMPLES[:2], "validation": [EXAMPLES[2], EXAMPLES[0]]}
+    with pytest.raises(UsageError, match=r"split test: there is no such split; found train, validation"):
+        load_examples(data_args, model_args, ["test"])
+
+
+def test_a_saved_data_set_with_the_sequence_type_of_squad(tmp_path):
+    import datasets
+
+    text = datasets.Value("string")
+    answers = datasets.Sequence({"text": text, "answer_start": datasets.Value("int32")})
+    features = datasets.Features(id=text, title=text, context=text, question=text, answers=answers)
+    rows = datasets.Dataset.from_list(EXAMPLES, features=features)
+    datasets.DatasetDict(validation=rows).save_to_disk(tmp_path / "saved")
+    loaded = load_examples(*arguments(dataset_name=str(tmp_path / "saved")), ["validation"])
+    assert loaded == {"validation": EXAMPLES}
+
+
+def test_a_local_folder_of_files_is_a_data_set(tmp_path):
+    folder = tmp_path / "local"
+    folder.mkdir()
+    write_lines(folder / "train.jsonl", EXAMPLES)
+    write_lines(folder / "validation.jsonl", EXAMPLES[1:])
+    data_args, model_args = arguments(dataset_name=str(folder))
+    loaded = load_examples(data_args, model_args, ["train", "validation"])
+    assert loaded == {"train": EXAMPLES, "validation": EXAMPLES[1:]}
+
+
+def test_data_sets_that_cannot_be_loaded(tmp_path):
+    import datasets
+
+    datasets.Dataset.from_list(EXAMPLES).save_to_disk(tmp_path / "single")
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "broken").mkdir()
+    (tmp_path / "broken" / "dataset_dict.json").write_text("{", encoding="utf-8")
+    for name, expected in {
+        str(tmp_path / "single"): "single split",
+        str(tmp_path / "empty"): "cannot be loaded",
+        str(tmp_path / "broken"): "cannot be loaded",
+        str(tmp_path / "missing"): "cannot be loaded",
+        "nobody/such-a-data-set": "local folder or files",
+    }.items():
+        with pytest.raises(UsageError, match=expected) as caught:
+            load_examples(*arguments(dataset_name=name), ["train"])
+        assert str(caught.value).startswith(f"--dataset_name {name}")
+        assert "\n" not in str(caught.value)
+
+
+def test_a_bad_row_of_a_data_set_is_named(tmp_path):
+    import datasets
+
+    rows = datasets.Dataset.from_list([{"question": "q", "context": "c"}, {"question": None, "context": "c"}])
+    datasets.DatasetDict(train=rows).save_to_disk(tmp_path / "saved")
+    with pytest.raises(UsageError, match=r"split train, row 2: 'question' is missing"):
+        load_examples(*arguments(dataset_name=str(tmp_path / "saved")), ["train"])
+
+
+@hypothesis.settings(max_examples=40)
+@hypothesis.given(
+    rows=st.lists(
+        st.tuples(st.text(max_size=20), st.text(max_size=20), st.text(min_size=1, max_size=5), st.integers(0, 20)),
+        min_size=1,
+        max_size=4,
+    )
+)
+def test_any_good_examples_survive_every_format(rows, tmp_path):
+    examples = [
+        {
+            "id": str(number),
+            "title": "",
+            "context": context[:start] + text + context[start:],
+            "question": question,
+            "answers": {"text": [text], "answer_start": [min(start, len(context))]},
+        }
+        for number, (context, question, text, start) in enumerate(rows)
+    ]
+    write_json(tmp_path / "f.json", {"data": examples})
+    write_lines(tmp_path / "f.jsonl", examples)
+    write_csv(tmp_path / "f.csv", examples)
+    write_csv(tmp_path / "g.csv", examples, encode=repr)
+    write_parquet(tmp_path / "f.parquet", examples)
+    for name in ("f.json", "f.jsonl", "f.csv", "g.csv", "f.parquet"):
+        assert read_examples(str(tmp_path / name), SOURCE) == examples
+        check_for_training(examples, SOURCE, False)

@@ -1,0 +1,204 @@
+"""The scores: equal to other code's, on any predictions, called as functions and through `evaluate`."""
+
+import math
+
+import hypothesis
+import numpy as np
+import pytest
+from conftest import ROOT
+from hypothesis import strategies as st
+from textbook import plain_normalize, plain_squad, plain_squad_v2
+
+from qa.questions.squad_metric import normalize_answer, squad_scores, squad_v2_scores
+
+MODULE = str(ROOT / "qa/questions/squad_metric.py")
+
+# Few words, so that predictions meet answers; and what normalization takes away, alone and attached.
+WORDS = [
+    "the",
+    "a",
+    "an",
+    "The",
+    "cat",
+    "Cat",
+    "cats",
+    "cat,",
+    "the-cat",
+    "sat.",
+    "on",
+    "mat",
+    "mat!",
+    "1999",
+    "theatre",
+]
+ODD = [
+    "",
+    " ",
+    ".",
+    "...",
+    "the",
+    "A",
+    "the a an",
+    "\u00a0cat",
+    "ÉCOLE",
+    "école",
+    "ﬁn",
+    "東京",
+    "cat\tsat",
+    "“cat”",
+    "a_b",
+    "I",
+]
+
+
+def assert_equal(found, expected):
+    assert set(found) == set(expected)
+    for name, value in expected.items():
+        assert math.isclose(found[name], value, rel_tol=0, abs_tol=1e-9), (name, found[name], value)
+
+
+def random_text(generator):
+    if generator.random() < 0.15:
+        return str(generator.choice(ODD))
+    return " ".join(generator.choice(WORDS, size=generator.integers(1, 6)))
+
+
+def random_case(generator, unanswerable=0.0, size=40):
+    golds, texts, odds = {}, {}, {}
+    for number in range(size):
+        identifier = f"q{number}"
+        golds[identifier] = [random_text(generator) for _ in range(generator.integers(1, 4))]
+        texts[identifier] = str(generator.choice(golds[identifier])) if generator.random() < 0.3 else ""
+        if generator.random() < 0.8:
+            texts[identifier] = texts[identifier] or random_text(generator)
+        if generator.random() < unanswerable:
+            golds[identifier] = []
+        odds[identifier] = float(generator.choice([generator.normal(0, 5), generator.integers(-2, 3)]))
+    order = generator.permutation(size)
+    texts = {f"q{number}": texts[f"q{number}"] for number in order}
+    return texts, golds, {identifier: odds[identifier] for identifier in texts}
+
+
+@hypothesis.settings(max_examples=150)
+@hypothesis.given(st.text() | st.lists(st.sampled_from(WORDS + ODD)).map(" ".join))
+def test_normalization_is_that_of_the_official_script(text):
+    from transformers.data.metrics.squad_metrics import normalize_answer as transformers_normalize
+
+    assert normalize_answer(text) == transformers_normalize(text) == plain_normalize(text)
+
+
+@pytest.mark.parametrize("seed", range(25))
+def test_squad_scores_equal_the_plain_ones(seed):
+    generator = np.random.default_rng(seed)
+    texts, golds, _ = random_case(generator)
+    for identifier in list(texts)[: seed % 5]:
+        del texts[identifier]
+    assert_equal(squad_scores(texts, golds), plain_squad(texts, golds))
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_squad_v2_scores_equal_those_of_transformers(seed):
+    generator = np.random.default_rng([2, seed])
+    texts, golds, odds = random_case(generator, unanswerable=(0.0, 0.3, 0.7, 1.0)[seed % 4])
+    for threshold in (0.0, 1.0, -1.5, float(generator.normal(0, 5)), 1e9, -1e9):
+        assert_equal(squad_v2_scores(texts, golds, odds, threshold), plain_squad_v2(texts, golds, odds, threshold))
+
+
+texts_ = st.lists(st.sampled_from(WORDS), max_size=5).map(" ".join) | st.sampled_from(ODD) | st.text(max_size=10)
+cases = st.lists(
+    st.tuples(
+        texts_,
+        st.lists(texts_, min_size=1, max_size=3),
+        st.booleans(),
+        st.floats(-20, 20) | st.sampled_from([0.0, -0.0, 1.0]),
+    ),
+    min_size=1,
+    max_size=8,
+)
+
+
+@hypothesis.settings(max_examples=120)
+@hypothesis.given(case=cases, threshold=st.floats(-20, 20) | st.sampled_from([0.0, 1.0]))
+def test_scores_equal_the_oracles_on_any_texts(case, threshold):
+    texts = {str(number): text for number, (text, *_) in enumerate(case)}
+    golds = {str(number): answers for number, (_, answers, *_) in enumerate(case)}
+    assert_equal(squad_scores(texts, golds), plain_squad(texts, golds))
+    golds = {str(number): answers if answerable else [] for number, (_, answers, answerable, _) in enumerate(case)}
+    odds = {str(number): value for number, (*_, value) in enumerate(case)}
+    assert_equal(squad_v2_scores(texts, golds, odds, threshold), plain_squad_v2(texts, golds, odds, threshold))
+
+
+@pytest.mark.parametrize(
+    ("prediction", "answers", "exact", "f1"),
+    [
+        ("The cat!", ["cat"], 100, 100),
+        ("cat sat", ["cat", "sat on mat"], 0, 200 / 3),
+        ("the", ["a"], 100, 0),  # both are empty after normalization: equal, but no word in common
+        ("", ["cat"], 0, 0),
+        ("cat cat", ["cat"], 0, 200 / 3),
+        ("the theatre", ["theatre"], 100, 100),
+        ("ÉCOLE", ["école"], 100, 100),
+        ("cat-sat", ["catsat"], 100, 100),
+    ],
+)
+def test_squad_scores_of_known_pairs(prediction, answers, exact, f1):
+    assert_equal(squad_scores({"a": prediction}, {"a": answers}), {"exact_match": exact, "f1": f1})
+
+
+def test_best_thresholds_come_from_the_null_odds():
+    texts = {"a": "cat", "b": "mat", "c": "", "d": "cat"}
+    golds = {"a": ["cat"], "b": [], "c": [], "d": ["cat"]}
+    odds = {"a": -3.0, "b": 2.5, "c": 4.0, "d": 1.5}
+    scores = squad_v2_scores(texts, golds, odds, 0.0)
+    assert (scores["best_exact"], scores["best_exact_thresh"]) == (100, 1.5)
+    assert (scores["best_f1"], scores["best_f1_thresh"]) == (100, 1.5)
+    # At threshold 0 the answer of d counts as none.
+    assert scores["exact"] == 75
+    assert (scores["HasAns_exact"], scores["HasAns_total"]) == (50, 2)
+    assert (scores["NoAns_exact"], scores["NoAns_total"]) == (100, 2)
+
+
+def test_questions_without_a_prediction():
+    """v1.1 counts them as wrong, v2.0 leaves them out."""
+    golds = {"a": ["cat"], "b": ["mat"]}
+    assert squad_scores({"a": "cat"}, golds) == {"exact_match": 50, "f1": 50}
+    assert squad_scores({}, golds) == {"exact_match": 0, "f1": 0}
+    scores = squad_v2_scores({"a": "cat"}, golds, {"a": 0.0}, 1.0)
+    assert (scores["exact"], scores["total"]) == (100, 1)
+
+
+def as_inputs(texts, golds, odds=None):
+    predictions = [{"id": identifier, "prediction_text": text} for identifier, text in texts.items()]
+    if odds is not None:
+        for prediction in predictions:
+            prediction["no_answer_probability"] = odds[prediction["id"]]
+    references = [
+        {"id": identifier, "answers": {"text": golds[identifier], "answer_start": [0] * len(golds[identifier])}}
+        for identifier in texts
+    ]
+    return {"predictions": predictions, "references": references}
+
+
+def test_squad_through_evaluate():
+    import evaluate
+
+    texts, golds, _ = random_case(np.random.default_rng(8))
+    metric = evaluate.load(MODULE, "squad", keep_in_memory=True)
+    assert_equal(metric.compute(**as_inputs(texts, golds)), plain_squad(texts, golds))
+
+
+def test_squad_v2_through_evaluate():
+    import evaluate
+
+    texts, golds, odds = random_case(np.random.default_rng(9), unanswerable=0.4)
+    metric = evaluate.load(MODULE, "squad_v2", keep_in_memory=True)
+    for threshold in (0.0, 2.0):
+        found = metric.compute(**as_inputs(texts, golds, odds), no_answer_threshold=threshold)
+        assert_equal(found, plain_squad_v2(texts, golds, odds, threshold))
+
+
+def test_there_are_two_configurations():
+    import evaluate
+
+    with pytest.raises(ValueError, match="squad and squad_v2"):
+        evaluate.load(MODULE, "squad_v3", keep_in_memory=True)

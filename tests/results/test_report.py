@@ -1,0 +1,204 @@
+"""The report: intervals, the Pareto front, tables, and what a whole run with --report leaves behind."""
+
+import json
+import subprocess
+import sys
+
+import hypothesis
+import numpy as np
+import pytest
+from conftest import ROOT, SAMPLE
+from hypothesis import strategies as st
+from matplotlib.image import imread
+
+from qa.results.comparison import pareto_front, side_by_side
+from qa.results.measure import bootstrap_means, interval, timed_rows
+from qa.results.report import changed_answers, compare_scores
+from qa.results.tables import markdown_table, text_table
+from report_qa import main
+
+POINTS = st.lists(st.tuples(st.integers(1, 6), st.integers(1, 6)), max_size=8)
+
+
+@hypothesis.given(POINTS)
+def test_the_pareto_front_holds_what_no_other_point_beats(points):
+    def beats(other, point):
+        return other[0] <= point[0] and other[1] >= point[1] and other != point
+
+    plain = {number for number, point in enumerate(points) if not any(beats(other, point) for other in points)}
+    assert pareto_front(points) == plain
+
+
+def test_the_bootstrap_has_the_spread_of_a_mean():
+    scores = np.random.default_rng(0).normal(50, 10, size=(400, 1))
+    means = bootstrap_means(scores, seed=1)[:, 0]
+    low, high = interval(means)
+    # 1.96 standard errors of 10 / sqrt(400) on either side.
+    assert high - low == pytest.approx(2 * 1.96 * scores.std() / 20, rel=0.1)
+    assert low < scores.mean() < high
+    assert np.array_equal(means, bootstrap_means(scores, seed=1)[:, 0])
+
+
+def test_a_change_is_judged_on_the_same_questions():
+    draw = np.random.default_rng(0)
+    before = draw.uniform(0, 100, size=(300, 2))
+    after = before - 1.0
+    metrics = [{"eval_f1": scores[:, 0].mean(), "eval_exact": scores[:, 1].mean()} for scores in (before, after)]
+    original, result = compare_scores(metrics, [before, after], seed=3)
+    assert result["f1_change"] == pytest.approx(-1.0)
+    # Each question lost one point: about the loss there is no doubt, about the score itself there is.
+    assert result["f1_change_interval"] == pytest.approx([-1.0, -1.0])
+    assert original["f1_interval"][1] - original["f1_interval"][0] > 5
+    assert "f1_change" not in original
+
+
+def test_changed_answers_come_with_both_texts_losses_first():
+    examples = {
+        "id": ["a", "b", "c"],
+        "question": ["Who?", "When?", "Where?"],
+        "answers": [{"text": ["Ann"]}, {"text": ["1843"]}, {"text": ["Rome"]}],
+    }
+    before = {"a": "Ann", "b": "in", "c": "Rome"}
+    after = {"a": "Ann", "b": "1843", "c": "Oslo"}
+    changes = changed_answers(examples, before, after, np.array([0.0, 100.0, -100.0]))
+    assert [(change["id"], change["before"], change["after"], change["f1_change"]) for change in changes] == [
+        ("c", "Rome", "Oslo", -100.0),
+        ("b", "in", "1843", 100.0),
+    ]
+
+
+def test_cells_are_shown_as_they_are():
+    rows = [["run", "F1"], ["a|b", "<b>57</b>\nx"]]
+    assert markdown_table(rows).splitlines()[2] == "| a\\|b | &lt;b&gt;57&lt;/b&gt; x |"
+    assert text_table([["run", "F1"], ["longer", "9"]]) == "run     F1\nlonger   9"
+
+
+def test_timed_batches_are_full_and_of_all_lengths():
+    from types import SimpleNamespace
+
+    lengths = np.arange(100)[::-1]
+    batches = SimpleNamespace(by_length=lambda: (np.arange(100)[begin : begin + 8] for begin in range(0, 100, 8)))
+    longest, *timed = timed_rows(batches)
+    assert lengths[longest].max() == 99
+    assert len(timed) == 12
+    assert all(len(rows) == 8 for rows in timed)
+    assert lengths[timed[-1]].mean() < 10 < 90 < lengths[timed[0]].mean()
+
+
+# --- whole runs ---
+
+WORDS = ["--model_name_or_path", SAMPLE / "distilbert-qa", "--train_file", SAMPLE / "train.json"]
+WORDS += ["--validation_file", SAMPLE / "dev.json", "--max_eval_samples", 40, "--do_eval", "--no_cuda"]
+PNG_OF_RUN = ["report_cost.png", "report_scores.png"]
+
+
+def run(script, *words):
+    words = [sys.executable, ROOT / script, *words]
+    finished = subprocess.run(list(map(str, words)), capture_output=True, text=True, timeout=300)
+    assert finished.returncode == 0, finished.stderr
+    return finished.stdout
+
+
+def read(folder, name):
+    return json.loads((folder / name).read_text(encoding="utf-8"))
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    """Finished runs: only evaluated, static, pruned and distilled, and one without a report."""
+    place = tmp_path_factory.mktemp("reports")
+    run("run_qa_post_training.py", *WORDS, "--report", "--output_dir", place / "fp32")
+    static = ["--apply_quantization", "--quantization_approach", "static", "--num_calibration_samples", 16]
+    run("run_qa_post_training.py", *WORDS, *static, "--report", "--output_dir", place / "static")
+    training = ["--do_train", "--max_train_samples", 48, "--num_train_epochs", 1, "--save_strategy", "no"]
+    training += ["--apply_pruning", "--target_sparsity", 0.5, "--apply_distillation"]
+    training += ["--teacher_model_name_or_path", SAMPLE / "distilbert-qa-teacher"]
+    run("run_qa.py", *WORDS, *training, "--report", "--output_dir", place / "pruned")
+    run("run_qa_post_training.py", *WORDS, "--apply_quantization", "--output_dir", place / "unreported")
+    return place
+
+
+@pytest.mark.recipe
+@pytest.mark.parametrize("name", ["static", "pruned"])
+def test_a_report_says_what_became_of_the_model(name, runs):
+    folder = runs / name
+    report, results = read(folder, "report.json"), read(folder, "all_results.json")
+    original, result = report["models"].values()
+    fp32 = read(runs / "fp32", "all_results.json")
+    assert original["f1"] == pytest.approx(fp32["eval_f1"], abs=1e-9)
+    assert result["f1"] == results["eval_f1"]
+    assert result["f1_change"] == pytest.approx(result["f1"] - original["f1"], abs=1e-9)
+    assert result["f1_interval"][0] <= result["f1"] <= result["f1_interval"][1]
+    assert result["size_mb"] == results["model_size_mb"]
+    for model in (original, result):
+        assert [speed["batch_size"] for speed in model["speed"]] == [1, 8]
+        for speed in model["speed"]:
+            assert 0 < speed["p50_ms"] <= speed["p95_ms"]
+            assert speed["questions_per_second"] > 0
+            assert speed["peak_memory_mb"] > model["libraries_memory_mb"]
+    answers = [read(runs / run_name, "eval_predictions.json") for run_name in ("fp32", name)]
+    changed = {identifier for identifier in answers[0] if answers[0][identifier] != answers[1][identifier]}
+    assert {change["id"] for change in report["changed_answers"]} == changed
+    text = (folder / "report.md").read_text(encoding="utf-8")
+    for path in folder.glob("report_*.png"):
+        assert imread(path).shape[1] >= 800
+        assert f"({path.name})" in text
+
+
+@pytest.mark.recipe
+def test_a_report_of_a_training_has_its_loss_and_its_zeros(runs):
+    report = read(runs / "pruned", "report.json")
+    assert report["sparsity"] == pytest.approx(0.5, abs=0.001)
+    assert len(report["sparsity_per_op"]) == 18
+    steps = [entry["step"] for entry in report["loss"]]
+    assert steps == sorted(set(steps)) and len(steps) >= 3
+    for entry in report["loss"]:
+        # The recipe's file weighs the two parts.
+        low, high = sorted((entry["loss_student"], entry["loss_distillation"]))
+        assert low - 1e-3 <= entry["loss"] <= high + 1e-3
+    assert sorted(path.name for path in (runs / "pruned").glob("*.png")) == [
+        "report_cost.png",
+        "report_loss.png",
+        "report_scores.png",
+        "report_sparsity.png",
+    ]
+    assert sorted(path.name for path in (runs / "static").glob("*.png")) == PNG_OF_RUN
+
+
+@pytest.mark.recipe
+def test_runs_side_by_side_have_one_table_and_one_plot(runs, monkeypatch, capsys):
+    folders = [runs / name for name in ("fp32", "static", "pruned", "unreported")]
+    monkeypatch.setattr(sys, "argv", ["report_qa.py", *map(str, folders), "--output_dir", str(runs / "all")])
+    main()
+    output = capsys.readouterr().out
+    rows = read(runs / "all", "report.json")["runs"]
+    assert [row["name"] for row in rows] == ["fp32", "static", "pruned", "unreported"]
+    front = pareto_front([(row["latency_ms"], row["f1"]) for row in rows[:3]])
+    assert [row["on_pareto_front"] for row in rows[:3]] == [number in front for number in range(3)]
+    assert "latency_ms" not in rows[3] and rows[3]["f1"] == read(runs / "unreported", "all_results.json")["eval_f1"]
+    assert "no report" in next(line for line in output.splitlines() if line.startswith("unreported"))
+    assert imread(runs / "all" / "report_pareto.png").shape[1] >= 800
+    # Without the run that only evaluated it, the original is listed from the others' reports, once.
+    assert [row["name"] for row in side_by_side(folders[1:3])] == ["original (distilbert-qa)", "static", "pruned"]
+
+
+@pytest.mark.parametrize(
+    ("words", "named"),
+    [
+        (["no-such-run", "--output_dir", "all"], "no-such-run: there is no such folder"),
+        (["no-such-run"], "no-such-run"),
+        (["broken", "--output_dir", "all"], "report.json is no report of a run"),
+        (["broken", "--output_dir", "broken"], "is one of the runs"),
+    ],
+)
+def test_what_cannot_be_compared_is_refused(words, named, tmp_path, monkeypatch, capsys):
+    (tmp_path / "broken").mkdir()
+    (tmp_path / "broken" / "report.json").write_text('{"models": {}}', encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["report_qa.py", *words])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ") and named in error and error.count("\n") == 1
+    assert not (tmp_path / "all").exists()
