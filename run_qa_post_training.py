@@ -16,7 +16,7 @@ from qa.corrections.ipex import without_ipex
 from qa.corrections.py_cpuinfo import ask_about_processor
 from qa.models.compressed import load_compressed
 from qa.models.loading import load_model
-from qa.results.course import claim, conclude, draw_calibration, evaluate_as_it_is, read_inputs, seen_batches
+from qa.results.course import claim, conclude, draw_calibration, evaluate_as_it_is, is_done, read_inputs, seen_batches
 from qa.results.hub import hub_of
 from qa.results.steps import post_training_steps
 from qa.results.verification import verify
@@ -140,15 +140,16 @@ def main():
     settings = run.settings["quantization"]
     config = quantization_config(settings, approach, use_ipex, training_args.bf16)
     score = f1_of_trials(evaluated["eval"], data_args) if "accuracy_criterion" in settings else None
-    quantized = quantize(model, config, run.output_dir, calibration, score)
-    if quantized is None:
-        print("no trial met the accuracy criterion; nothing was saved")
-        sys.exit(1)
-    with saving(run.output_dir):
-        run.tokenizer.save_pretrained(run.output_dir)
+    if not (done := is_done(run)):
+        quantized = quantize(model, config, run.output_dir, calibration, score)
+        if quantized is None:
+            print("no trial met the accuracy criterion; nothing was saved")
+            sys.exit(1)
+        with saving(run.output_dir):
+            run.tokenizer.save_pretrained(run.output_dir)
     # What is verified and evaluated is what its users will load.
     loaded = load_compressed(run.output_dir)
-    if optimization_args.verify_loading:
+    if optimization_args.verify_loading and not done:
         batches = seen_batches(evaluated, calibration)
         tolerance = VERIFY_TOLERANCE["bf16" if training_args.bf16 else "ipex" if use_ipex else "default"]
         verify(quantized, loaded, batches.inputs(next(batches.by_length())), tolerance)
