@@ -14,8 +14,14 @@ import os
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from qa.compression.schedule import settings_for_pruning
-from qa.compression.settings import PRUNING_APPROACHES, distillation_settings, find_config, quantization_settings
+from qa.compression.schedule import PRUNING_APPROACHES, fit_schedule
+from qa.compression.settings import (
+    CONFIG_DIR,
+    distillation_settings,
+    find_config,
+    quantization_settings,
+    settings_for_pruning,
+)
 from qa.corrections.ipex import without_ipex
 from qa.corrections.launchers import others_are_missing
 from qa.corrections.py_cpuinfo import ask_about_processor
@@ -122,14 +128,13 @@ def settings_of(optimization_args):
     """Read the settings of what is applied from configuration files, as a dictionary."""
     settings = {}
     if optimization_args.apply_quantization:
-        path = find_config(optimization_args.quantization_config or "quantization.yml", "quantization_config")
-        settings["quantization"] = quantization_settings("qat", path)
+        path = optimization_args.quantization_config or CONFIG_DIR / "quantization.yml"
+        settings["quantization"] = quantization_settings("qat", find_config(path, "quantization_config"))
     if optimization_args.apply_distillation:
-        path = find_config(optimization_args.distillation_config or "distillation.yml", "distillation_config")
-        settings["distillation"] = distillation_settings(path)
+        path = optimization_args.distillation_config or CONFIG_DIR / "distillation.yml"
+        settings["distillation"] = distillation_settings(find_config(path, "distillation_config"))
     if optimization_args.apply_pruning:
-        # The number of steps is not known yet.
-        settings["pruning"] = settings_for_pruning(optimization_args, 1, 10**9)
+        settings["pruning"] = settings_for_pruning(optimization_args)
     return settings
 
 
@@ -284,7 +289,7 @@ def main():
 
     if "pruning" in run.settings:
         steps = steps_of_training(training_args, len(used[-1].features))
-        run.settings["pruning"] = settings_for_pruning(optimization_args, *steps)
+        run.settings["pruning"] = fit_schedule(run.settings["pruning"], *steps)
     done = is_done(run)
     trainer = None if done else train(run, model, teacher, used[-1].features, evaluated)
     # What is verified and evaluated is what its users will load.
