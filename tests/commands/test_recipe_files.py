@@ -1,4 +1,4 @@
-"""`config/recipes/`: the same arguments as README.md's commands, recipe by recipe, and flags behind a file."""
+"""`config/recipes/`: the same arguments as the commands of README.md and docs/, recipe by recipe, and flags behind a file."""
 
 import re
 import shlex
@@ -15,6 +15,7 @@ from qa.start.errors import UsageError
 
 SCRIPTS = {"run_qa.py": run_qa, "run_qa_post_training.py": run_qa_post_training, "export_qa.py": export_qa}
 FILES = sorted((ROOT / "config" / "recipes").iterdir())
+TEXT = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))))
 
 
 def recipe(script, words):
@@ -27,9 +28,8 @@ def recipe(script, words):
     return "\n".join(f"{name}: {value}" for name, value in sorted(values.items()))
 
 
-def of_readme():
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
-    for block in re.findall(r"```bash\n(python (?:run|export)_qa.*?)```", text, flags=re.DOTALL):
+def of_pages():
+    for block in re.findall(r"```bash\n(python (?:run|export)_qa.*?)```", TEXT, flags=re.DOTALL):
         _, script, *words = shlex.split(block.replace("\\\n", " "), comments=True)
         # The others start from a recipe's file.
         if words[0].startswith("--"):
@@ -41,15 +41,14 @@ def of_file(path):
     return recipe(script, [str(path)])
 
 
-def test_each_recipe_of_the_readme_is_a_file_and_each_file_is_a_recipe_of_the_readme():
+def test_each_recipe_of_the_pages_is_a_file_and_each_file_is_a_recipe_of_the_pages():
     assert len(FILES) == 11
-    assert sorted(map(of_file, FILES)) == sorted(of_readme())
+    assert sorted(map(of_file, FILES)) == sorted(of_pages())
 
 
-def test_the_commands_of_the_readme_that_start_from_a_file_are_understood(monkeypatch):
+def test_the_commands_that_start_from_a_file_are_understood(monkeypatch):
     monkeypatch.chdir(ROOT)
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
-    commands = re.findall(r"^python (\w+\.py) (config/recipes/.*)$", text, flags=re.MULTILINE)
+    commands = re.findall(r"^python (\w+\.py) (config/recipes/.*)$", TEXT, flags=re.MULTILINE)
     assert len(commands) == 3
     for script, words in commands:
         path, *flags = shlex.split(words)
