@@ -1,4 +1,4 @@
-"""A hub on loopback that gives and takes: the part of the API that loading and sending needs, and what arrived by it."""
+"""A hub on loopback that gives and takes: what loading and sending needs of the API, and what arrived by it."""
 
 import base64
 import contextlib
@@ -15,6 +15,7 @@ import yaml
 
 TOKEN = "hf_stand_in"
 COMMIT = "1" * 40
+NAME = "([^/]+(?:/[^/]+)?)"
 # How the hub names what has no owner's name in front.
 OWNERS = {"squad": "rajpurkar", "distilbert-base-uncased": "distilbert"}
 OWNERS["distilbert-base-uncased-distilled-squad"] = "distilbert"
@@ -61,7 +62,8 @@ def save_as_on_hub(splits, folder):
     (folder / "plain_text").mkdir()
     files = {split: f"plain_text/{split}-00000-of-00001.parquet" for split in splits}
     for split, examples in splits.items():
-        pq.write_table(pa.Table.from_pylist(examples, pa.schema([*texts, ("answers", answers)])), folder / files[split])
+        table = pa.Table.from_pylist(examples, pa.schema([*texts, ("answers", answers)]))
+        pq.write_table(table, folder / files[split])
     data_files = [{"split": split, "path": path} for split, path in files.items()]
     card = {"configs": [{"config_name": "plain_text", "data_files": data_files}]}
     (folder / "README.md").write_text(f"---\n{yaml.safe_dump(card)}---\n", encoding="utf-8")
@@ -131,8 +133,8 @@ class _Handler(BaseHTTPRequestHandler):
     def _give(self, asked=()):
         """Answer with what is asked about a repository: itself, its folders, what is known of `asked`, or a file."""
         hub, path = self.server, unquote(self.path.partition("?")[0])
-        found = re.match(r"/api/(models|datasets)/([^/]+(?:/[^/]+)?)(?:/(revision|tree|paths-info)/([^/]+)/?(.*))?$", path)
-        found = found or re.match(r"/(?:(datasets)/)?([^/]+(?:/[^/]+)?)/(resolve)/([^/]+)/(.*)$", path)
+        found = re.match(rf"/api/(models|datasets)/{NAME}(?:/(revision|tree|paths-info)/([^/]+)/?(.*))?$", path)
+        found = found or re.match(rf"/(?:(datasets)/)?{NAME}/(resolve)/([^/]+)/(.*)$", path)
         if found is None:
             self._refuse(404, "EntryNotFound")
             return

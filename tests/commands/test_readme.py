@@ -18,7 +18,8 @@ import run_qa_post_training
 from qa.start.arguments import parse_arguments
 
 SCRIPTS = {"run_qa.py": run_qa, "run_qa_post_training.py": run_qa_post_training, "export_qa.py": export_qa}
-PAGES = {path: path.read_text(encoding="utf-8") for path in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))}
+README = ROOT / "README.md"
+PAGES = {path: path.read_text(encoding="utf-8") for path in (README, *sorted((ROOT / "docs").glob("*.md")))}
 # What a person reads in the first five minutes; the rest is in docs/.
 LINES_OF_README = 200
 
@@ -93,7 +94,7 @@ def test_links_and_pictures_lead_somewhere(page):
 
 
 def test_the_readme_is_short_and_leads_to_every_other_page():
-    text = PAGES[ROOT / "README.md"]
+    text = PAGES[README]
     assert len(text.splitlines()) <= LINES_OF_README
     for page in PAGES:
         assert page.parent == ROOT or f"]({page.relative_to(ROOT)})" in text
