@@ -19,8 +19,9 @@ PAGES = (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
 TEXT = "".join(path.read_text(encoding="utf-8") for path in PAGES)
 
 # The commands of optimum-intel's question-answering examples, of which --output_dir alone is ours to choose.
-POST_TRAINING = """run_qa_post_training.py --model_name_or_path distilbert-base-uncased-distilled-squad --dataset_name squad
-    --apply_quantization --quantization_approach static --num_calibration_samples 40 --do_eval --verify_loading"""
+POST_TRAINING = """run_qa_post_training.py --model_name_or_path distilbert-base-uncased-distilled-squad
+    --dataset_name squad --apply_quantization --quantization_approach static --num_calibration_samples 40 --do_eval
+    --verify_loading"""
 STAGES = """--dataset_name squad --apply_distillation --generate_teacher_logits
     --teacher_model_name_or_path distilbert-base-uncased-distilled-squad --apply_pruning
     --pruning_config ../config/prune_pattern_lock.yml --do_train --do_eval --max_seq_length 384
@@ -45,9 +46,10 @@ EXAMPLES = [
 def recipe(script, words):
     """Everything that the parser makes of a recipe, as one text."""
     *groups, optimization_args = parse_arguments(SCRIPTS[script].OptimizationArguments, words)
-    values = {"script": script, "given": sorted(optimization_args.given)}
+    values = {"script": script}
     for group in (*groups, optimization_args):
         values.update(vars(group))
+    values["given"] = sorted(optimization_args.given)
     del values["logging_dir"]  # holds the time of day
     return "\n".join(f"{name}: {value}" for name, value in sorted(values.items()))
 
