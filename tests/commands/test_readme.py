@@ -123,3 +123,18 @@ def test_every_file_that_a_page_names_is_there():
     for page, text in PAGES.items():
         for name in re.findall(r"`((?:qa|config|tests|benchmarks|sample)/[\w/.]*)`", text):
             assert (ROOT / name).exists(), f"{page.name}: {name}"
+
+
+def test_make_on_another_python_says_in_one_line_which_ones_do(tmp_path):
+    (tmp_path / "Makefile").write_bytes((ROOT / "Makefile").read_bytes())
+
+    def make(python):
+        words = ["make", "--dry-run", ".venv/run-ready", f"BASE_PYTHON={python}"]
+        return subprocess.run(words, cwd=tmp_path, capture_output=True, text=True)
+
+    (tmp_path / "requirements.txt").touch()
+    refused = make("false")
+    assert (
+        refused.returncode == 2 and refused.stderr.count("\n") == 1 and "Python 3.11 and 3.12 work" in refused.stderr
+    )
+    assert f"{sys.executable} -m venv .venv" in make(sys.executable).stdout
