@@ -18,6 +18,7 @@ import socket
 import time
 from pathlib import Path
 
+from qa.start.engines import ENGINES
 from qa.start.errors import SaveError, UsageError
 from qa.start.process import is_first_process
 
@@ -32,7 +33,10 @@ _LOCKS = {}
 # Seconds in which a file that one machine wrote is seen on another; NFS keeps what it knows of a folder for 30 to 60.
 SEEN_AFTER = 70
 # What holds a saved model, in the order in which it gets its place: without the last of its files there is no model.
-MODEL_FILES = ("pytorch_model.bin", "model.safetensors", "model.onnx", "openvino_model.bin", "openvino_model.xml")
+MODEL_FILES = (
+    *("pytorch_model.bin", "model.safetensors"),
+    *(file for engine in ENGINES.values() for file in engine.files),
+)
 # What a run may write, by name.
 WRITTEN = (
     RUN_FILE,
