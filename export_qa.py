@@ -120,11 +120,11 @@ def main():
     sparsity = sparsity if sparsity["sparsity"] >= PRUNED else {}
     if sparsity:
         save_results(sparsity, output_dir, "export")
-    evaluate_and_report(loaded, prepared, data_args, output_dir)
+    answers = evaluate_and_report(loaded, prepared, data_args, output_dir)
     original = None
     if optimization_args.report:
         run = (config, tokenizer, model_args, data_args, training_args)
-        original = report_run(prepared["eval"], *run, kind=export_format, sparsity=sparsity)
+        original = report_run(prepared["eval"], answers["eval"], *run, kind=export_format, sparsity=sparsity)
     steps = {f"Export to {NAMES[export_format]}": None}
     if quantizing:
         steps[

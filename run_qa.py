@@ -265,10 +265,10 @@ def main():
     claim_output_dir(output_dir, decisive, training_args.overwrite_output_dir)
     if not training_args.do_train:
         device = training_args.device
-        evaluate_and_report(model.to(device), prepared, data_args, output_dir, device, saved=False)
+        answers = evaluate_and_report(model.to(device), prepared, data_args, output_dir, device, saved=False)
         part()
         if optimization_args.report and is_first_process():
-            report_run(prepared["eval"], config, tokenizer, model_args, data_args, training_args)
+            report_run(prepared["eval"], answers["eval"], config, tokenizer, model_args, data_args, training_args)
         return
 
     with without_ipex():
@@ -338,7 +338,7 @@ def main():
     if optimization_args.verify_loading and is_first_process():
         batches = next(iter(prepared.values()))[2] if prepared else trainer.calibration
         verify(trainer.model.cpu().eval(), loaded, batches.inputs(next(batches.by_length())), 0.0)
-    evaluate_and_report(loaded, prepared, data_args, output_dir)
+    answers = evaluate_and_report(loaded, prepared, data_args, output_dir)
     part()
     if not is_first_process():
         return
@@ -346,7 +346,12 @@ def main():
     if optimization_args.report:
         run = (config, tokenizer, model_args, data_args, training_args)
         original = report_run(
-            prepared["eval"], *run, kind="compressed", history=trainer.state.log_history, sparsity=sparsity
+            prepared["eval"],
+            answers["eval"],
+            *run,
+            kind="compressed",
+            history=trainer.state.log_history,
+            sparsity=sparsity,
         )
     if "tensorboard" in training_args.report_to:
         log_saved_model(output_dir, training_args.logging_dir, trainer.state.global_step)

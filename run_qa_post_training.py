@@ -131,9 +131,9 @@ def main():
     claim_output_dir(output_dir, decisive, training_args.overwrite_output_dir)
     if not quantizing:
         device = training_args.device
-        evaluate_and_report(model.to(device), prepared, data_args, output_dir, device, saved=False)
+        answers = evaluate_and_report(model.to(device), prepared, data_args, output_dir, device, saved=False)
         if optimization_args.report:
-            report_run(prepared["eval"], config, tokenizer, model_args, data_args, training_args)
+            report_run(prepared["eval"], answers["eval"], config, tokenizer, model_args, data_args, training_args)
         return
 
     with without_ipex(not use_ipex):
@@ -158,11 +158,11 @@ def main():
         batches = next(iter(prepared.values()))[2] if prepared else calibration
         tolerance = VERIFY_TOLERANCE["bf16" if training_args.bf16 else "ipex" if use_ipex else "default"]
         verify(quantized, loaded, batches.inputs(next(batches.by_length())), tolerance)
-    evaluate_and_report(loaded, prepared, data_args, output_dir)
+    answers = evaluate_and_report(loaded, prepared, data_args, output_dir)
     original = None
     if optimization_args.report:
         run = (config, tokenizer, model_args, data_args, training_args)
-        original = report_run(prepared["eval"], *run, kind="compressed")
+        original = report_run(prepared["eval"], answers["eval"], *run, kind="compressed")
     approach = "Static" if static else "Dynamic"
     engine = " on IPEX" if use_ipex else ""
     rest = ", and bf16 for the rest" if training_args.bf16 else ""

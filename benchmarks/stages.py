@@ -266,7 +266,7 @@ def evaluation(model, folder, path, multiple, repetitions):
             def ours(place=place):
                 args = DataTrainingArguments(), type("", (), {"cache_dir": place})
                 prepared = prepare_evaluation({"validation": examples}, tokenizer, *args, 8, multiple)
-                return evaluate_model(passing, *prepared["eval"], args[0], place, "eval")
+                return evaluate_model(passing, *prepared["eval"], args[0], place, "eval")[0]
 
             def plain(place=place):
                 dataset = dataset_of(examples)

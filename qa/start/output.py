@@ -38,6 +38,7 @@ WRITTEN = (
     "runs",
     "report.json",
     "report.md",
+    "report.html",
     "report*.png",
     # Tokenizers of the BERT, RoBERTa and SentencePiece kinds.
     "tokenizer.json",

@@ -11,6 +11,7 @@ from conftest import ROOT, SAMPLE
 from hypothesis import strategies as st
 from matplotlib.image import imread
 
+from qa.questions.answers import Answers
 from qa.results.comparison import pareto_front, side_by_side
 from qa.results.measure import bootstrap_means, interval, timed_rows
 from qa.results.report import changed_answers, compare_scores
@@ -52,18 +53,35 @@ def test_a_change_is_judged_on_the_same_questions():
     assert "f1_change" not in original
 
 
+def answers_in(examples, texts):
+    """Return `Answers` with these texts, id -> text, each where it first stands in its context."""
+    spans = {}
+    for identifier, context in zip(examples["id"], examples["context"], strict=True):
+        begin = context.index(texts[identifier])
+        spans[identifier] = (begin, begin + len(texts[identifier]))
+    return Answers(texts, {}, None, spans)
+
+
 def test_changed_answers_come_with_both_texts_losses_first():
     examples = {
         "id": ["a", "b", "c"],
         "question": ["Who?", "When?", "Where?"],
         "answers": [{"text": ["Ann"]}, {"text": ["1843"]}, {"text": ["Rome"]}],
+        "context": ["Ann came.", "It was in 1843.", "From Rome to Oslo."],
     }
-    before = {"a": "Ann", "b": "in", "c": "Rome"}
-    after = {"a": "Ann", "b": "1843", "c": "Oslo"}
+    before = answers_in(examples, {"a": "Ann", "b": "in", "c": "Rome"})
+    after = answers_in(examples, {"a": "Ann", "b": "1843", "c": "Oslo"})
     changes = changed_answers(examples, before, after, np.array([0.0, 100.0, -100.0]))
     assert [(change["id"], change["before"], change["after"], change["f1_change"]) for change in changes] == [
         ("c", "Rome", "Oslo", -100.0),
         ("b", "in", "1843", 100.0),
+    ]
+    assert changes[0]["context"] == [
+        {"text": "From ", "of": []},
+        {"text": "Rome", "of": ["original"]},
+        {"text": " to ", "of": []},
+        {"text": "Oslo", "of": ["result"]},
+        {"text": ".", "of": []},
     ]
 
 
