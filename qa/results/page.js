@@ -10,8 +10,9 @@ function sort(table, column) {
   headers[column].setAttribute("aria-sort", sign > 0 ? "ascending" : "descending");
   const text = (row) => (row.cells[column].querySelector("span") ?? row.cells[column]).textContent.trim();
   const rows = [...table.tBodies[0].rows];
-  const known = rows.filter((row) => /^[^-]|^-\d/.test(text(row)));
-  const numeric = known.every((row) => /^[-+]?\d/.test(text(row)));
+  const numbers = rows.filter((row) => /^[-+]?\d/.test(text(row)));
+  const numeric = 2 * numbers.length >= rows.length;
+  const known = numeric ? numbers : rows.filter((row) => text(row) !== "-");
   const compare = (one, other) =>
     numeric ? parseFloat(text(one)) - parseFloat(text(other)) : text(one).localeCompare(text(other));
   known.sort((one, other) => sign * compare(one, other));
