@@ -267,7 +267,7 @@ def evaluation(model, folder, path, multiple, repetitions):
                 data_args, dataset = DataTrainingArguments(), dataset_of(examples)
                 features = prepare_features(dataset, tokenizer, data_args, place)
                 prepared = Prepared(dataset, features, Batches(features, tokenizer, 8, multiple=multiple))
-                return evaluate_model(passing, prepared, data_args, place, "eval")
+                return evaluate_model(passing, prepared, data_args, place, "eval")[0]
 
             def plain(place=place):
                 dataset = dataset_of(examples)

@@ -27,6 +27,7 @@ class Answers(NamedTuple):
     predictions: dict  # id -> answer text ("" for no answer)
     nbest: dict  # id -> list of {"start_logit", "end_logit", "text", "probability"}, best first
     null_odds: dict | None  # id -> null score minus the score of the best answer; None for SQuAD v1.1
+    spans: dict | None = None  # id -> (begin, end), the answer's characters in the context; None for no answer
 
 
 def extract_answers(
@@ -73,7 +74,7 @@ def extract_answers(
     if (featureless := np.flatnonzero(np.diff(first_feature) == 0)).size:
         raise ValueError(f"Example {ids[featureless[0]]!r} has no feature.")
 
-    answers = Answers({}, {}, {} if version_2_with_negative else None)
+    answers = Answers({}, {}, {} if version_2_with_negative else None, {})
     chunk = max(1, POSTPROCESSING_PAIRS // n_best_size**2)
     for begin in tqdm(range(0, len(ids), chunk), desc="Post-processing", unit="chunk", delay=2):
         end = min(begin + chunk, len(ids))
@@ -227,15 +228,18 @@ def _write_down(answers, ids, contexts, kept, nulls, null_score_diff_threshold):
             for entry, probability in zip(nbest, _softmax(scores).tolist(), strict=True):
                 entry["probability"] = probability
         answers.nbest[identifier] = nbest
+        best = first[row] + (rank or 0)
+        span = None if rank is None else (begins[best], ends[best])
         if nulls is None:
             answers.predictions[identifier] = nbest[0]["text"]
+            answers.spans[identifier] = span if nbest[0]["text"] else None
             continue
         null_odds, text = nulls["score"][row], "empty"
         if rank is not None:
-            best = first[row] + rank
             null_odds, text = null_odds - kept["start_logit"][best] - kept["end_logit"][best], nbest[rank]["text"]
         answers.null_odds[identifier] = float(null_odds)
         answers.predictions[identifier] = "" if null_odds > null_score_diff_threshold else text
+        answers.spans[identifier] = span if answers.predictions[identifier] else None
 
 
 def _probabilities(scores, first):

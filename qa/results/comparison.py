@@ -5,9 +5,12 @@ Does not belong here: the report of a single run (`report.py`).
 """
 
 import json
+import os
+import sys
 from pathlib import Path
 
 from qa.results.files import read_json
+from qa.results.page import command_text, f1_kept, write_comparison_page
 from qa.results.report import METRICS, PLOTS
 from qa.results.tables import markdown_table, paired_change, text_table, with_interval
 from qa.start.errors import UsageError
@@ -58,11 +61,11 @@ def print_results(folders):
 
 
 def compare_runs(folders, output_dir):
-    """Put the reports of finished runs side by side; print the table and write it, as JSON too, with the plot.
+    """Put the reports of finished runs side by side; print the table and write it, as JSON and a page too.
 
     Args:
         folders: output folders. A run without a report is listed with what its `all_results.json` tells.
-        output_dir: folder for `report.json`, `report.md` and the plot.
+        output_dir: folder for `report.json`, `report.md`, `report.html` and the plot.
 
     Raises:
         UsageError: there is no such folder, a report is broken, or `output_dir` is one of the runs.
@@ -71,6 +74,9 @@ def compare_runs(folders, output_dir):
     if output_dir.resolve() in [folder.resolve() for folder in folders]:
         raise UsageError(f"--output_dir {output_dir} is one of the runs, whose report would be lost; name another one")
     runs = side_by_side(folders)
+    reports = {}
+    for run, folder in zip(runs[-len(folders) :], folders, strict=True):
+        reports[run["name"]] = read_json(folder / "report.json") if "latency_ms" in run else None
     timed = [run for run in runs if "latency_ms" in run]
     front = pareto_front([(run["latency_ms"], run["f1"]) for run in timed])
     for number, run in enumerate(timed):
@@ -87,7 +93,9 @@ def compare_runs(folders, output_dir):
     (output_dir / "report.md").write_text("\n\n".join(sections) + "\n", encoding="utf-8")
     print(text_table(table))
     print(COMPARISON_NOTE)
-    print(f"open {output_dir / 'report.md'}")
+    command = command_text(sys.argv, os.environ)
+    write_comparison_page(runs, reports, front, table, [COMPARISON_NOTE], command, output_dir)
+    print(f"open {output_dir / 'report.html'}")
 
 
 def side_by_side(folders):
@@ -98,8 +106,9 @@ def side_by_side(folders):
 
     Returns:
         List of dictionaries with `name` and what there is of `questions`, `f1`, `f1_interval`, `f1_change`,
-        `f1_change_interval`, `exact_match`, `size_mb`, `latency_ms` (median, batch of 1), `batch_size`,
-        `questions_per_second` and `peak_memory_mb` (both in batches of that size). The models that reports compare
+        `f1_change_interval`, `exact_match`, `size_mb`, `latency_ms` (median, batch of 1), `times_as_fast` (as the
+        original, in the same report), `batch_size`, `questions_per_second` and `peak_memory_mb` (both in batches of
+        that size). The models that reports compare
         with come first, unless a run that only evaluated one of them is there as well.
 
     Raises:
@@ -121,6 +130,8 @@ def side_by_side(folders):
             *before, result = (_key_numbers(model) | {"questions": key[1]} for model in report["models"].values())
         except (KeyError, TypeError, ValueError, IndexError) as error:
             raise UsageError(f"{folder / 'report.json'} is no report of a run; run it again with --report") from error
+        if before:
+            result["times_as_fast"] = before[0]["latency_ms"] / result["latency_ms"]
         runs.append({"name": name, **result})
         if before:
             originals.setdefault(key, {"name": f"original ({Path(key[0]).name})", **before[0]})
@@ -158,12 +169,14 @@ def comparison_table(runs):
     Args:
         runs: as `side_by_side` returns them, those with a latency with `on_pareto_front`.
     """
-    rows = [["run", "questions", *METRICS.values(), "F1 against the original", "size (MB)"]]
+    rows = [["run", "questions", *METRICS.values(), "F1 against the original", "F1 kept (%)", "size (MB)"]]
     rows[0] += ["latency (ms)", "questions/s (batch)", "peak memory (MB)", "Pareto front"]
     for run in runs:
         cells = [run["name"], str(run.get("questions", "-"))]
         cells.append(with_interval(run["f1"], run["f1_interval"]) if "f1_interval" in run else _or_dash(run, "f1"))
-        cells += [_or_dash(run, "exact_match"), paired_change(run, "f1") or "-", _or_dash(run, "size_mb")]
+        cells += [_or_dash(run, "exact_match"), paired_change(run, "f1") or "-"]
+        kept = f1_kept(run) if "f1_change" in run else None
+        cells += ["-" if kept is None else f"{kept:.2f}", _or_dash(run, "size_mb")]
         if "latency_ms" in run:
             cells += [_or_dash(run, "latency_ms"), f"{run['questions_per_second']:.1f} ({run['batch_size']})"]
             cells += [f"{run['peak_memory_mb']:.0f}", "yes" if run["on_pareto_front"] else "no"]

@@ -90,10 +90,10 @@ def evaluate_as_it_is(run, model, evaluated):
     from qa.results.evaluation import evaluate_and_report
 
     device = run.training_args.device
-    evaluate_and_report(model.to(device), evaluated, run.data_args, run.output_dir, device, saved=False)
+    answers = evaluate_and_report(model.to(device), evaluated, run.data_args, run.output_dir, device, saved=False)
     part()
     if run.optimization_args.report and is_first_process():
-        report_run(run, evaluated["eval"])
+        report_run(run, evaluated["eval"], answers["eval"])
     if is_first_process():
         finish(run.output_dir, verified=False)
 
@@ -113,11 +113,13 @@ def conclude(run, loaded, evaluated, steps, kind="compressed", history=(), spars
     from qa.results.card import write_card
     from qa.results.evaluation import evaluate_and_report
 
-    evaluate_and_report(loaded, evaluated, run.data_args, run.output_dir)
+    answers = evaluate_and_report(loaded, evaluated, run.data_args, run.output_dir)
     part()
     if not is_first_process():
         return
-    original = report_run(run, evaluated["eval"], kind, history, sparsity) if run.optimization_args.report else None
+    original = None
+    if run.optimization_args.report:
+        original = report_run(run, evaluated["eval"], answers["eval"], kind, history, sparsity)
     exported = None if kind == "compressed" else kind
     write_card(run.output_dir, run.data_args, steps, run.hub and run.hub.repo_id, original, exported)
     verified = run.optimization_args.verify_loading or run.earlier.get("verified", False)

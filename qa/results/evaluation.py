@@ -72,7 +72,8 @@ def evaluate_model(model, prepared, data_args, output_dir, split, device="cpu"):
         split: `eval` or `predict`; prefix of the files and of the metrics.
 
     Returns:
-        Metrics by name, with the prefix `{split}_`; scores only if every example has its answers.
+        `(metrics, answers)`: metrics by name, with the prefix `{split}_`, scores only if every example has its
+        answers; and `Answers`.
     """
     begin = time.perf_counter()
     description = "Evaluating" if split == "eval" else "Predicting"
@@ -86,7 +87,7 @@ def evaluate_model(model, prepared, data_args, output_dir, split, device="cpu"):
         "runtime": round(seconds, 4),
         "samples_per_second": round(len(examples) / seconds, 3),
     }
-    return {f"{split}_{name}": value for name, value in metrics.items()}
+    return {f"{split}_{name}": value for name, value in metrics.items()}, answers
 
 
 def f1_of_trials(prepared, data_args):
@@ -100,7 +101,7 @@ def f1_of_trials(prepared, data_args):
 
     def f1_of(model):
         with tempfile.TemporaryDirectory() as answers_dir:
-            metrics = evaluate_model(model.eval(), prepared, data_args, answers_dir, "eval")
+            metrics, _ = evaluate_model(model.eval(), prepared, data_args, answers_dir, "eval")
         number = next(trials)
         print(f"{f'trial {number}' if number else 'fp32'}: F1 {metrics['eval_f1']:.4f}")
         return metrics["eval_f1"]
@@ -151,12 +152,17 @@ def evaluate_and_report(model, evaluated, data_args, output_dir, device="cpu", s
         data_args: `DataTrainingArguments`.
         output_dir: folder for results and answers.
         saved: whether the model's weights are in `output_dir`.
+
+    Returns:
+        Dictionary from the names in `evaluated` to the model's `Answers`.
     """
+    answers = {}
     for name, prepared in evaluated.items():
-        metrics = evaluate_model(model, prepared, data_args, output_dir, name, device)
+        metrics, answers[name] = evaluate_model(model, prepared, data_args, output_dir, name, device)
         metrics["model_size_mb"] = model_size_mb(model, output_dir if saved else None)
         save_results(metrics, output_dir, name)
         show_results(f"{name} metrics", metrics)
+    return answers
 
 
 def model_size_mb(model, output_dir=None):

@@ -1,4 +1,4 @@
-"""The pictures of a report, as PNG files.
+"""The pictures of a report, as PNG files, or as SVG where `savefig.format` says so.
 
 Belongs here: drawing numbers that are there already. Being the one module that imports matplotlib, it is imported only
 when something is drawn. Figures are made without pyplot, so that no display is looked for.
@@ -13,7 +13,6 @@ from matplotlib import rc_context
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.patheffects import withStroke
-from matplotlib.text import Text
 from matplotlib.ticker import MaxNLocator
 
 OKABE_ITO = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#F0E442", "#000000")
@@ -135,7 +134,8 @@ def plot_pareto(points, front, path):
         front: numbers of the points on the Pareto front.
         path: PNG file to write.
     """
-    figure, axes = _figure(5.4, columns=1)
+    # Room for the labels of many runs.
+    figure, axes = _figure(5.4 + 0.25 * max(0, len(points) - 10), columns=1)
     panel = axes[0]
     order = sorted(front, key=lambda number: points[number]["latency_ms"])
     panel.plot(
@@ -159,33 +159,43 @@ def plot_pareto(points, front, path):
     )
     panel.margins(x=0.15, y=0.15)
     panel.grid(alpha=0.3)
-    _label_points(figure, panel, points)
     figure.legend(loc="outside lower center", frameon=False)
+    label_points(figure, panel, points)
     figure.savefig(path)
 
 
-def _label_points(figure, panel, points):
-    """Write names and sizes above the points, each moved up until it lies over no other."""
+def label_points(figure, panel, points):
+    """Write names and sizes beside the points so that no two labels overlap, and lines to those that are moved far.
+
+    Args:
+        figure, panel: complete but for the labels; their layout is final after that.
+        points: as in `plot_pareto`.
+
+    Returns:
+        List of the labels, `matplotlib.text.Text`.
+    """
+    from adjustText import adjust_text
+
     figure.canvas.draw()
-    placed = []
-    for number, point in enumerate(sorted(points, key=lambda point: point["f1"])):
-        label = panel.annotate(
+    figure.set_layout_engine("none")
+    labels = [
+        panel.text(
+            point["latency_ms"],
+            point["f1"],
             f"{point['name']}\n{point['size_mb']:.3g} MB",
-            (point["latency_ms"], point["f1"]),
-            (0, 20),
-            textcoords="offset points",
             ha="center",
+            va="center",
             fontsize=10,
-            arrowprops={"arrowstyle": "-", "color": GREY},
-            # A name stays readable where it lies over points, and over the lines that lead to names above it.
+            # A name stays readable where it lies over points and lines.
             path_effects=[withStroke(linewidth=3, foreground="white")],
-            zorder=5 - number / len(points),
+            zorder=5,
         )
-        # The annotation's own extent would have the line to its point in it, which stays where it is.
-        while any(Text.get_window_extent(label).overlaps(other) for other in placed):
-            label.xyann = (0, label.xyann[1] + 6)
-            label.update_positions(figure.canvas.get_renderer())
-        placed.append(Text.get_window_extent(label).padded(6))
+        for point in points
+    ]
+    # Stronger than the defaults, with which labels of ten points in one place go on overlapping.
+    forces = {"force_text": (0.2, 0.4), "force_static": (0.1, 0.3), "expand": (1.1, 1.3)}
+    adjust_text(labels, ax=panel, iter_lim=500, arrowprops={"arrowstyle": "-", "color": GREY}, **forces)
+    return labels
 
 
 def _figure(height, columns):

@@ -6,13 +6,16 @@ side (`comparison.py`).
 """
 
 import json
+import os
 import re
+import sys
 import tempfile
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
 from qa.results.files import read_json
+from qa.results.page import command_text, context_pieces, write_run_page
 from qa.results.tables import markdown_table, paired_change, text_table, with_interval, with_percent
 
 # Changed answers that report.md shows; report.json holds all of them.
@@ -27,15 +30,16 @@ PLOTS = {
 METRICS = {"f1": "F1 (%)", "exact_match": "exact match (%)"}
 
 
-def report_run(run, prepared, kind=None, history=(), sparsity=None):
+def report_run(run, prepared, answers, kind=None, history=(), sparsity=None):
     """Compare what a run saved with the model that it started from, print a table and write the report.
 
-    The original model is loaded once more, because compression uses it up. Metrics and answers of the run are read
-    from its output folder, where `report.json`, `report.md` and the plots go as well.
+    The original model is loaded once more, because compression uses it up. Metrics of the run are read from its output
+    folder, where `report.json`, `report.md`, `report.html` and the plots go as well.
 
     Args:
         run: `Run`.
         prepared: `Prepared` validation questions.
+        answers: `Answers` to them of the model that the run made or evaluated.
         kind: of the model that the run made, as in `measure.measure`; `None` if it evaluated the original.
         history: log entries of the training (`TrainerState.log_history`).
         sparsity: of a pruned model, from `pruning.sparsity_report`.
@@ -70,7 +74,7 @@ def report_run(run, prepared, kind=None, history=(), sparsity=None):
 
     set_seed(seed)  # as at the run's start: an untrained head is drawn the same
     original = load_model(run.model_args, run.config)
-    evaluated = [output_dir]
+    evaluated, answers_before = [output_dir], answers
     with tempfile.TemporaryDirectory() as folder:
         original.save_pretrained(folder)
         size_mb = sum(file.stat().st_size for file in Path(folder).glob("*.safetensors")) / 1e6
@@ -79,11 +83,10 @@ def report_run(run, prepared, kind=None, history=(), sparsity=None):
             size_mb = read_json(output_dir / "all_results.json")["model_size_mb"]
             models["result"] = {"size_mb": size_mb, **cost(kind, output_dir, batches.multiple)}
             device, plain = run.training_args.device, replace(prepared, batches=batches_of(batches.batch_size))
-            metrics = evaluate_model(original.to(device), plain, data_args, folder, "eval", device)
+            metrics, answers_before = evaluate_model(original.to(device), plain, data_args, folder, "eval", device)
             save_results(metrics, folder, "eval")
             evaluated.insert(0, Path(folder))
         metrics = [read_json(place / "eval_results.json") for place in evaluated]
-        answers = [read_json(place / "eval_predictions.json") for place in evaluated]
         scores = [question_scores(examples, place, data_args) for place in evaluated]
     for model, entry in zip(models.values(), compare_scores(metrics, scores, seed), strict=True):
         model.update(entry)
@@ -102,7 +105,8 @@ def report_run(run, prepared, kind=None, history=(), sparsity=None):
             for entry in history
             if "loss" in entry
         ],
-        "changed_answers": changed_answers(examples, answers[0], answers[-1], scores[-1][:, 0] - scores[0][:, 0]),
+        "changed_answers": changed_answers(examples, answers_before, answers, scores[-1][:, 0] - scores[0][:, 0]),
+        "command": command_text(sys.argv, os.environ),
     }
     write_report(report, output_dir)
     return None if report["untrained_head"] else metrics[0]
@@ -178,31 +182,35 @@ def changed_answers(examples, before, after, f1_changes):
     """List the questions that two models answered with another text.
 
     Args:
-        examples: `datasets.Dataset` with `id`, `question` and `answers`.
-        before, after: id -> answer, of either model.
+        examples: `datasets.Dataset` with `id`, `question`, `context` and `answers`.
+        before, after: `Answers` of either model.
         f1_changes: `(n,)` float, what each example's F1 rose by, in points.
 
     Returns:
-        List of `{"id", "question", "before", "after", "answers" (the right ones), "f1_change"}`, losses first.
+        List of `{"id", "question", "before", "after", "answers" (the right ones), "f1_change", "context"}`, losses
+        first; the context is cut open as by `page.context_pieces`.
     """
-    columns = (examples["id"], examples["question"], examples["answers"], f1_changes)
+    columns = (examples["id"], examples["question"], examples["context"], examples["answers"], f1_changes)
     changes = [
         {
             "id": identifier,
             "question": question,
-            "before": before[identifier],
-            "after": after[identifier],
+            "before": before.predictions[identifier],
+            "after": after.predictions[identifier],
             "answers": answers["text"],
             "f1_change": float(f1_change),
+            "context": context_pieces(
+                context, {"original": before.spans[identifier], "result": after.spans[identifier]}
+            ),
         }
-        for identifier, question, answers, f1_change in zip(*columns, strict=True)
-        if before[identifier] != after[identifier]
+        for identifier, question, context, answers, f1_change in zip(*columns, strict=True)
+        if before.predictions[identifier] != after.predictions[identifier]
     ]
     return sorted(changes, key=lambda change: change["f1_change"])
 
 
 def write_report(report, folder):
-    """Print the table of a report; write `report.json`, `report.md` and the plots.
+    """Print the table of a report; write `report.json`, `report.md`, `report.html` and the plots.
 
     Args:
         report: as `report_run` makes it.
@@ -243,7 +251,8 @@ def write_report(report, folder):
         if len(changes) > SHOWN_CHANGES:
             sections.append(f"The other {len(changes) - SHOWN_CHANGES} are in report.json.")
     (folder / "report.md").write_text("\n\n".join(sections) + "\n", encoding="utf-8")
-    print(f"open {folder / 'report.md'}")
+    write_run_page(report, table, notes, folder)
+    print(f"open {folder / 'report.html'}")
 
 
 def report_table(report):

@@ -242,7 +242,7 @@ folder = training_args.output_dir
 multiple = 64 if "ipex" in open(folder + "/config.json").read() else 1
 batches = Batches(features, tokenizer, training_args.per_device_eval_batch_size, data_args.fixed_width, multiple)
 prepared = Prepared(examples, features, batches)
-print(evaluate_model(load_compressed(folder), prepared, data_args, "..", "eval")["eval_f1"])
+print(evaluate_model(load_compressed(folder), prepared, data_args, "..", "eval")[0]["eval_f1"])
 """
     finished = place.run(["-c", program], HF_HUB_OFFLINE="1")
     folder = commands()[heading][commands()[heading].index("--output_dir") + 1]

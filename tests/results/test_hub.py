@@ -73,7 +73,7 @@ def test_a_quantized_model_arrives(hub, tmp_path):
     assert finished.returncode == 0, finished.stderr
     assert f"sent to {hub.url}/tester/out" in finished.stdout
     assert hub.repositories.keys() == {"tester/out"} and hub.repositories["tester/out"]["private"]
-    report = {"report.json", "report.md", "report_scores.png", "report_cost.png"}
+    report = {"report.json", "report.html", "report.md", "report_scores.png", "report_cost.png"}
     assert_arrived(hub, tmp_path / "out", "tester/out", MODEL | report)
     original = json.loads(hub.files["report.json"])["models"]["original"]
     assert f"the original F1 {original['f1']:.2f} and exact match" in hub.files["README.md"].decode()

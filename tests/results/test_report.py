@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from itertools import combinations
 
 import hypothesis
 import numpy as np
@@ -11,8 +12,11 @@ from conftest import ROOT, SAMPLE
 from hypothesis import strategies as st
 from matplotlib.image import imread
 
+from qa.questions.answers import Answers
+from qa.results import plots
 from qa.results.comparison import pareto_front, side_by_side
 from qa.results.measure import bootstrap_means, interval, timed_rows
+from qa.results.page import LARGEST_PAGE
 from qa.results.report import changed_answers, compare_scores
 from qa.results.tables import markdown_table, text_table
 from report_qa import main
@@ -52,18 +56,35 @@ def test_a_change_is_judged_on_the_same_questions():
     assert "f1_change" not in original
 
 
+def answers_in(examples, texts):
+    """Return `Answers` with these texts, id -> text, each where it first stands in its context."""
+    spans = {}
+    for identifier, context in zip(examples["id"], examples["context"], strict=True):
+        begin = context.index(texts[identifier])
+        spans[identifier] = (begin, begin + len(texts[identifier]))
+    return Answers(texts, {}, None, spans)
+
+
 def test_changed_answers_come_with_both_texts_losses_first():
     examples = {
         "id": ["a", "b", "c"],
         "question": ["Who?", "When?", "Where?"],
         "answers": [{"text": ["Ann"]}, {"text": ["1843"]}, {"text": ["Rome"]}],
+        "context": ["Ann came.", "It was in 1843.", "From Rome to Oslo."],
     }
-    before = {"a": "Ann", "b": "in", "c": "Rome"}
-    after = {"a": "Ann", "b": "1843", "c": "Oslo"}
+    before = answers_in(examples, {"a": "Ann", "b": "in", "c": "Rome"})
+    after = answers_in(examples, {"a": "Ann", "b": "1843", "c": "Oslo"})
     changes = changed_answers(examples, before, after, np.array([0.0, 100.0, -100.0]))
     assert [(change["id"], change["before"], change["after"], change["f1_change"]) for change in changes] == [
         ("c", "Rome", "Oslo", -100.0),
         ("b", "in", "1843", 100.0),
+    ]
+    assert changes[0]["context"] == [
+        {"text": "From ", "of": []},
+        {"text": "Rome", "of": ["original"]},
+        {"text": " to ", "of": []},
+        {"text": "Oslo", "of": ["result"]},
+        {"text": ".", "of": []},
     ]
 
 
@@ -83,6 +104,35 @@ def test_timed_batches_are_full_and_of_all_lengths():
     assert len(timed) == 12
     assert all(len(rows) == 8 for rows in timed)
     assert lengths[timed[-1]].mean() < 10 < 90 < lengths[timed[0]].mean()
+
+
+ONE_PLACE = [(10.0 + number / 100, 57.0, 30.0) for number in range(12)]
+# The latencies, F1 and sizes of docs/pareto.png, on which labels once lay over each other.
+MEASURED = [(5.7, 58.52, 22.9), (6.0, 58.27, 23.3), (6.7, 57.74, 34.8), (6.4, 57.2, 58.7), (10.5, 57.27, 90.4)]
+MEASURED += [(13.4, 57.83, 33.9), (13.1, 57.47, 33.9), (23.1, 57.27, 90.3)]
+
+
+@pytest.mark.parametrize("places", [MEASURED, ONE_PLACE, [(10.0, 57.0, 30.0)] * 8], ids=["measured", "near", "same"])
+def test_no_two_labels_of_the_pareto_picture_overlap(places, tmp_path, monkeypatch):
+    labels = []
+    # Where they lie at the end, when the picture is written.
+    monkeypatch.setattr(plots, "label_points", lambda *words, place=plots.label_points: labels.extend(place(*words)))
+    points = [
+        {
+            "name": f"quantized-{number}",
+            "latency_ms": latency,
+            "f1": f1,
+            "size_mb": size,
+            "f1_interval": [f1 - 4, f1 + 4],
+        }
+        for number, (latency, f1, size) in enumerate(places)
+    ]
+    plots.plot_pareto(points, {0}, tmp_path / "pareto.png")
+    boxes = [label.get_window_extent() for label in labels]
+    assert len(boxes) == len(places)
+    assert not [pair for pair in combinations(range(len(boxes)), 2) if boxes[pair[0]].overlaps(boxes[pair[1]])]
+    picture = labels[0].figure.bbox
+    assert all(picture.x0 <= box.x0 and box.x1 <= picture.x1 and box.y1 <= picture.y1 for box in boxes)
 
 
 # --- whole runs ---
@@ -139,6 +189,14 @@ def test_a_report_says_what_became_of_the_model(name, runs):
     answers = [read(runs / run_name, "eval_predictions.json") for run_name in ("fp32", name)]
     changed = {identifier for identifier in answers[0] if answers[0][identifier] != answers[1][identifier]}
     assert {change["id"] for change in report["changed_answers"]} == changed
+    page = (folder / "report.html").read_text(encoding="utf-8")
+    assert len(page) < LARGEST_PAGE and page.count('<tr role="row" data-direction') == len(changed)
+    for change in report["changed_answers"]:
+        marked = dict.fromkeys(("original", "result"), "")
+        for piece in change["context"]:
+            for of in piece["of"]:
+                marked[of] += piece["text"]
+        assert list(marked.values()) == [change["before"], change["after"]]
     text = (folder / "report.md").read_text(encoding="utf-8")
     for path in folder.glob("report_*.png"):
         assert imread(path).shape[1] >= 800
@@ -177,6 +235,8 @@ def test_runs_side_by_side_have_one_table_and_one_plot(runs, monkeypatch, capsys
     assert [row["on_pareto_front"] for row in rows[:3]] == [number in front for number in range(3)]
     assert "latency_ms" not in rows[3] and rows[3]["f1"] == read(runs / "unreported", "all_results.json")["eval_f1"]
     assert "no report" in next(line for line in output.splitlines() if line.startswith("unreported"))
+    page = (runs / "all" / "report.html").read_text(encoding="utf-8")
+    assert page.count("<pre><code>python ") == 4 and "Not known" in page and str(runs) not in page
     assert imread(runs / "all" / "report_pareto.png").shape[1] >= 800
     # Without the run that only evaluated it, the original is listed from the others' reports, once.
     assert [row["name"] for row in side_by_side(folders[1:3])] == ["original (distilbert-qa)", "static", "pruned"]
