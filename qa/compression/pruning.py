@@ -5,6 +5,8 @@ Does not belong here: the loop itself (`trainer_qa.py`, `qa/training/`) counting
 reading YAML (`settings.py`).
 """
 
+import copy
+
 import torch
 from neural_compressor import WeightPruningConfig
 
@@ -19,9 +21,9 @@ def pruning_config(settings):
         A fresh `WeightPruningConfig`.
     """
     settings = {"op_names": [], "excluded_op_names": [], "pruning_op_types": ["Linear"], **settings}
-    # INC writes into these lists, and its own defaults are shared by all configurations of a process.
-    fresh = {key: list(value) if isinstance(value, list) else value for key, value in settings.items()}
-    fresh["pruning_configs"] = [dict(local) for local in settings.get("pruning_configs", [])] or [{}]
+    # INC writes into what it is given, and its own defaults are shared by all configurations of a process.
+    fresh = copy.deepcopy(settings)
+    fresh["pruning_configs"] = fresh.get("pruning_configs") or [{}]
     return WeightPruningConfig(**fresh)
 
 

@@ -112,6 +112,7 @@ BAD_FILES = [
     # Distillation.
     ("distil", "temperature: 0\n", 1, ["temperature is 0", "above 0"]),
     ("distil", "temperature: .inf\n", 1, ["inf", "above 0"]),
+    ("distil", "temperature: 2\nloss_types: [MSE, CE]\n", 2, ["the first of loss_types is 'MSE'", "give CE"]),
     ("distil", "loss_types: [CE]\n", 1, ["a list of 1", "a list of 2", "CE, KL, MSE"]),
     ("distil", "temperature: 1\nloss_types: [KL, CE]\n", 2, ["'KL'", "CE, MSE"]),
     ("distil", "loss_types: [CE, BCE]\n", 1, ["'BCE'", "CE, KL, MSE"]),
@@ -470,12 +471,17 @@ def test_shipped_files(capsys):
     }
 
 
-def test_find_config(tmp_path, monkeypatch):
+def test_find_config(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     name = "../config/prune_pattern_lock.yml"
-    assert find_config(name, "pruning_config") == CONFIG_DIR / "prune_pattern_lock.yml"
+    shipped = CONFIG_DIR / "prune_pattern_lock.yml"
+    assert find_config(name, "pruning_config") == shipped
+    assert capsys.readouterr().out == f"note: --pruning_config {name}: there is no such file; {shipped} is taken\n"
+    with pytest.raises(UsageError, match=r"--pruning_config /home/me/prune.yml: there is no such file$"):
+        find_config("/home/me/prune.yml", "pruning_config")
     own = write(tmp_path, "")
     assert find_config(str(own), "pruning_config") == own
+    assert capsys.readouterr().out == ""
     with pytest.raises(UsageError, match=r"--pruning_config ../no.yml: there is no such file"):
         find_config("../no.yml", "pruning_config")
 
