@@ -22,7 +22,7 @@ from transformers.utils import SAFE_WEIGHTS_NAME
 
 from qa.compression.distillation import distillation_loss
 from qa.compression.fake_quant import calibrate_observers, observe_together, observers_at_rest
-from qa.compression.pruning import pruner_state, restore_pruner, scores_by_gradients
+from qa.compression.pruning import check_pruners, pruner_state, restore_pruner, scores_by_gradients
 from qa.corrections.inc import align_weight_quantizers, count_masks_once, loading_instructions
 from qa.models.compressed import drop_stale_weights, load_pickled
 from qa.models.passes import Batches, predict_logits
@@ -72,6 +72,7 @@ class QuestionAnsweringINCTrainer(INCTrainer):
             # On a processor with bf16 INC puts the operators that stay in fp32 into bf16, and then cannot load them.
             self._compression_manager.adaptor.use_bf16 = False
             self.add_callback(FrozenRanges(self))
+        check_pruners(self._pruners)
         for pruner in self._pruners:
             count_masks_once(pruner)
         self.add_callback(BeforeConversion(self))

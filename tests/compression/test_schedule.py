@@ -97,8 +97,8 @@ class Arguments:
     """The part of `OptimizationArguments` that is about pruning."""
 
     def __init__(self, **given):
-        vars(self).update(target_sparsity=0.1, start_step=0, end_step=None, pruning_config=None)
-        vars(self).update(pruning_approach="snip_momentum", given=frozenset(given), **given)
+        defaults = {**FLAGS, "pruning_approach": FLAGS["pruning_type"], "pruning_config": None}
+        vars(self).update({**defaults, **given, "given": frozenset(given)})
 
 
 def scheduled(folder, content, steps_per_epoch, last_step, **flags):

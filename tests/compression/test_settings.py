@@ -8,10 +8,10 @@ import pytest
 import yaml
 from hypothesis import strategies as st
 
-from qa.compression import settings
+from qa.compression import schemas, settings
+from qa.compression.schedule import PRUNING_APPROACHES
 from qa.compression.settings import (
     CONFIG_DIR,
-    PRUNING_APPROACHES,
     distillation_settings,
     find_config,
     pruning_settings,
@@ -510,10 +510,10 @@ def test_any_text_loads_or_is_refused(tmp_path, content):
 
 
 SCHEMAS = {
-    "prune": settings.Pruning.model_json_schema(),
-    "distil": settings.Distillation.model_json_schema(),
-    "quantize": settings.Quantization.model_json_schema(),
-    "older": settings.OlderLayout.model_json_schema(),
+    "prune": schemas.Pruning.model_json_schema(),
+    "distil": schemas.Distillation.model_json_schema(),
+    "quantize": schemas.Quantization.model_json_schema(),
+    "older": schemas.OlderLayout.model_json_schema(),
 }
 KEYS = sorted(
     {
