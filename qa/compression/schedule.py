@@ -48,7 +48,7 @@ def pruners_of(settings):
     common = {key: value for key, value in settings.items() if key != "pruning_configs"}
     pruners = []
     for local in settings.get("pruning_configs") or [{}]:
-        hidden = {key.replace("step", "epoch") for key in local} | {key.replace("epoch", "step") for key in local}
+        hidden = {key.replace("step", "epoch") for key in local}  # epochs win over steps, but not over local ones
         if is_locked(common) and not is_locked({**common, **local}):
             hidden.update(_EDGES)  # the schedule of pattern_lock is none for others
         hidden &= set(_EDGES)

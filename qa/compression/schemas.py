@@ -183,6 +183,8 @@ _OlderPruner = pydantic.create_model(
         # Today sparsity grows from zero, and in steps, not in epochs.
         *("initial_sparsity", "initial_sparsity_ratio", "update_frequency", "method", "parameters"),
         base=Pruner,
+        op_names=_OldNames,
+        excluded_op_names=_OldNames,
         start_epoch=_NotNegative,
         end_epoch=_NotNegative,
     ),

@@ -93,6 +93,20 @@ def test_what_passes_reaches_its_sparsity_with_inc(settings, epochs, local, flag
         assert share == pytest.approx(0 if is_locked(pruner) else pruner["target_sparsity"], abs=0.001), pruner
 
 
+@hypothesis.given(
+    approach=st.sampled_from([approach for approach in PRUNING_APPROACHES if approach != "pattern_lock"]),
+    pattern=st.sampled_from(["4x1", "4:8"]),
+    frequency=st.integers(1, 15),
+    start=st.integers(0, 4),
+    steps=st.integers(6, 40),
+)
+@hypothesis.settings(max_examples=60)
+def test_every_frequency_comes_to_its_end(approach, pattern, frequency, start, steps):
+    settings = {"pattern": pattern, "pruning_frequency": frequency, "target_sparsity": 0.4, "start_step": start}
+    fitted = fit_schedule(merge_flags(settings, {**FLAGS, "pruning_type": approach}, {"pruning_type"}), EPOCH, steps)
+    assert pruned(fitted, steps) == [pytest.approx(0.4, abs=0.001)]
+
+
 class Arguments:
     """The part of `OptimizationArguments` that is about pruning."""
 
@@ -107,6 +121,7 @@ def scheduled(folder, content, steps_per_epoch, last_step, **flags):
     return fit_schedule(merged, steps_per_epoch, last_step)
 
 
+OLDER_LOCAL = "pruning: {approach: {weight_compression: {end_epoch: 1, pruners: [{end_step: 5}, {}]}}}\n"
 LOCAL = "target_sparsity: 0.2\nend_step: 9\npruning_configs:\n- {target_sparsity: 0.5, end_step: 1000}\n- {}\n"
 OLDER = "pruning: {approach: {weight_compression: {end_epoch: 1, target_sparsity: 0.3}}}\n"
 
@@ -119,6 +134,8 @@ OLDER = "pruning: {approach: {weight_compression: {end_epoch: 1, target_sparsity
         (OLDER, {}, [(0.3, 0, 20)]),
         (OLDER, {"start_step": 2}, [(0.3, 2, 20)]),
         (OLDER, {"end_step": 5}, [(0.3, 0, 5)]),
+        (OLDER_LOCAL, {}, [(0.1, 0, 5), (0.1, 0, 20)]),
+        ("pattern: 1x1\n", {"target_sparsity": 0.99}, [(0.99, 0, 39)]),
         ("pruning_type: pattern_lock\n", {"pruning_approach": "snip"}, [(0.1, 0, 39)]),
         ("start_step: 3\nend_step: 9\n", {"pruning_approach": "pattern_lock"}, [(None, 0, 0)]),
         ("pruning_type: pattern_lock\npruning_configs: [{pruning_type: snip}]\n", {}, [(0.1, 0, 39)]),
@@ -128,6 +145,8 @@ def test_flags_win_over_global_and_local_settings(content, flags, expected, tmp_
     pruners = pruners_of(scheduled(tmp_path, content, 20, 40, **flags))
     found = [(pruner.get("target_sparsity"), pruner["start_step"], pruner["end_step"]) for pruner in pruners]
     assert found == expected
+    # INC's own limit does not hold against a flag.
+    assert all(pruner.get("target_sparsity", 0) <= pruner.get("max_sparsity_ratio_per_op", 0.98) for pruner in pruners)
     assert {pruner["pruning_type"] for pruner in pruners} <= {
         flags.get("pruning_approach", "snip_momentum"),
         *("magnitude", "snip"),

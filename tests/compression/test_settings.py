@@ -346,7 +346,8 @@ pruning:
       end_epoch: 3
       pruners:
         - !Pruner {prune_type: gradient_sensitivity, pattern: tile_pattern_4x1, target_sparsity_ratio: 0.5,
-                   start_epoch: 0.5, end_epoch: 1, update_frequency: 1, excluded_names: [a.weight]}
+                   op_names: [c.weight], start_epoch: 0.5, end_epoch: 1, update_frequency: 1,
+                   excluded_names: [a.weight]}
         - {prune_type: snip_momentum, pattern: tile_pattern_2:4, update_frequency_on_step: 2, names: [b.weight]}
 """,
         {
@@ -364,6 +365,7 @@ pruning:
                     "target_sparsity": 0.5,
                     "start_epoch": 0.5,
                     "end_epoch": 1,
+                    "op_names": [r"(^|\.)c$"],
                     "excluded_op_names": [r"(^|\.)a$"],
                 },
                 {
