@@ -15,17 +15,19 @@ def answer_head(model):
     """Name the linear operators that make answers of what the language model says, whatever they are called.
 
     Args:
-        model: with or without a head, fp32 or int8. All of its linear operators but those of the head lie in one part.
+        model: with or without a head, fp32 or int8.
 
     Returns:
-        Set of operator names (without INC's ".module"); empty for a model that has no head.
+        Set of operator names (without INC's ".module"): those outside the part that holds most of them, or, where no
+        part does, those of the head's usual name. Empty for a model that is a language model alone.
     """
     names = [name.removesuffix(".module") for name, module in model.named_modules() if _is_linear(module)]
-    parts = collections.Counter(name.split(".")[0] for name in names)
-    if getattr(model, "base_model", None) is model or not parts:
+    if getattr(model, "base_model", None) is model:
         return set()
-    body = parts.most_common(1)[0][0]
-    return {name for name in names if name.split(".")[0] != body}
+    for part, count in collections.Counter(name.split(".")[0] for name in names).items():
+        if 2 * count > len(names):
+            return {name for name in names if name.split(".")[0] != part}
+    return {name for name in names if name.endswith("qa_outputs")}
 
 
 def _is_linear(module):
