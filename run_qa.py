@@ -160,7 +160,7 @@ def compression_of(run, model, teacher, features):
         use_plain_dropout(model)
         configs["quantization_config"] = training_quantization_config(run.settings["quantization"], model)
     if "pruning" in run.settings:
-        configs["pruning_config"] = pruning_config(run.settings["pruning"])
+        configs["pruning_config"] = pruning_config(run.settings["pruning"], model)
     if teacher is not None:
         teacher.to(run.training_args.device)
         configs["distillation_config"] = distillation_config(run.settings["distillation"], teacher)

@@ -20,8 +20,9 @@ from transformers.trainer import OPTIMIZER_NAME, SCHEDULER_NAME, TRAINER_STATE_N
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, PredictionOutput, speed_metrics
 from transformers.utils import SAFE_WEIGHTS_NAME
 
+from qa.compression.distillation import distillation_loss
 from qa.compression.fake_quant import calibrate_observers, observe_together, observers_at_rest
-from qa.compression.pruning import pruner_state, restore_pruner, scores_by_gradients
+from qa.compression.pruning import check_pruners, pruner_state, restore_pruner, scores_by_gradients
 from qa.corrections.inc import align_weight_quantizers, count_masks_once, loading_instructions
 from qa.models.compressed import drop_stale_weights, load_pickled
 from qa.models.passes import Batches, predict_logits
@@ -71,6 +72,7 @@ class QuestionAnsweringINCTrainer(INCTrainer):
             # On a processor with bf16 INC puts the operators that stay in fp32 into bf16, and then cannot load them.
             self._compression_manager.adaptor.use_bf16 = False
             self.add_callback(FrozenRanges(self))
+        check_pruners(self._pruners)
         for pruner in self._pruners:
             count_masks_once(pruner)
         self.add_callback(BeforeConversion(self))
@@ -271,15 +273,19 @@ class QuestionAnsweringINCTrainer(INCTrainer):
                     taught = teacher(**{name: value for name, value in inputs.items() if name not in labels})
                 teacher_logits = torch.stack((taught["start_logits"], taught["end_logits"]), dim=1)
             padding = inputs["attention_mask"] == 0
-            pairs = [
-                (
+            tokens = inputs["attention_mask"].sum(dim=1)
+            criterion = self.distillation_callback.criterion
+            weights = criterion.loss_weights
+            distilled = sum(
+                distillation_loss(
                     outputs[name].masked_fill(padding, MASKED_LOGIT),
                     teacher_logits[:, side].masked_fill(padding, MASKED_LOGIT),
+                    tokens,
+                    criterion.loss_types[1],
+                    criterion.temperature,
                 )
                 for side, name in enumerate(("start_logits", "end_logits"))
-            ]
-            weights = self.distillation_callback.criterion.loss_weights
-            distilled = self.compute_distillation_loss(*zip(*pairs, strict=True))
+            )
             self._loss_parts.append(weight * torch.stack((loss, distilled)).detach())
             loss = (weights[0] * loss + weights[1] * distilled) / sum(weights)
         loss = weight * loss

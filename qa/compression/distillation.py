@@ -1,6 +1,6 @@
-"""Distillation: INC's configuration, and a teacher's logits, computed once and kept beside the training features.
+"""Distillation: INC's configuration, the loss, and a teacher's logits, kept beside the training features.
 
-Belongs here: running the teacher over all features and giving its logits back as a column of them.
+Belongs here: comparing a student with its teacher, and running the teacher once over all features.
 Does not belong here: the step in which a student learns from them (`trainer_qa.py`).
 """
 
@@ -37,6 +37,32 @@ def distillation_config(settings, teacher):
         ),
         optimizer={},
     )
+
+
+def distillation_loss(student, teacher, tokens, kind, temperature):
+    """Compare a student's scores with its teacher's, feature by feature (Hinton et al. 2015, arXiv:1503.02531).
+
+    INC's criterion averages `KL` and `MSE` over all positions of a batch, so that they shrink as padding grows. Here
+    each feature counts alike: `CE` is INC's own, `KL` is that less the teacher's entropy.
+
+    Args:
+        student, teacher: `(batch, width)` float logits, very small where there is padding, equal in both.
+        tokens: `(batch,)` how many positions of each feature are no padding.
+        kind: `CE`, `KL` or `MSE`.
+        temperature: what logits are divided by before; gradients stay as large as without.
+
+    Returns:
+        Scalar, the mean over features.
+    """
+    student, teacher = student / temperature, teacher / temperature
+    if kind == "MSE":
+        losses = (student - teacher).square().sum(dim=-1) / tokens
+    else:
+        target = teacher.softmax(dim=-1)
+        losses = (-target * student.log_softmax(dim=-1)).sum(dim=-1)
+        if kind == "KL":
+            losses = losses + (target * teacher.log_softmax(dim=-1)).sum(dim=-1)
+    return losses.mean() * temperature**2
 
 
 # Seconds of work that a killed run may lose.

@@ -5,24 +5,82 @@ Does not belong here: the loop itself (`trainer_qa.py`, `qa/training/`) counting
 reading YAML (`settings.py`).
 """
 
+import copy
+import re
+
 import torch
 from neural_compressor import WeightPruningConfig
 
+from qa.compression.sparsity import answer_head
+from qa.start.errors import UsageError
 
-def pruning_config(settings):
+
+def pruning_config(settings, model=None):
     """Build the pruning configuration.
 
     Args:
         settings: keyword arguments of `WeightPruningConfig`.
+        model: to be pruned; its answer head is left out, whatever it is called.
 
     Returns:
         A fresh `WeightPruningConfig`.
     """
+    head = [rf"^{re.escape(name)}$" for name in sorted(answer_head(model))] if model is not None else []
     settings = {"op_names": [], "excluded_op_names": [], "pruning_op_types": ["Linear"], **settings}
-    # INC writes into these lists, and its own defaults are shared by all configurations of a process.
-    fresh = {key: list(value) if isinstance(value, list) else value for key, value in settings.items()}
-    fresh["pruning_configs"] = [dict(local) for local in settings.get("pruning_configs", [])] or [{}]
+    # INC writes into what it is given, and its own defaults are shared by all configurations of a process.
+    fresh = copy.deepcopy(settings)
+    fresh["pruning_configs"] = fresh.get("pruning_configs") or [{}]
+    for part in (fresh, *fresh["pruning_configs"]):
+        if "excluded_op_names" in part:
+            part["excluded_op_names"] += head
     return WeightPruningConfig(**fresh)
+
+
+def check_pruners(pruners):
+    """Refuse pruners that could not reach what is asked for with the operators of this model.
+
+    Args:
+        pruners: from the callbacks of INC's compression manager, before the training.
+
+    Raises:
+        UsageError: one has no operator or not the same as another, a pattern does not divide an operator, or the model
+            has too many zeros, or none to be kept.
+    """
+    taken = {}
+    for pruner in pruners:
+        modules, settings = pruner.modules, pruner.config
+        if not modules:
+            raise UsageError(
+                f"the pruning settings leave no operator to prune: none of {', '.join(settings['pruning_op_types'])} "
+                "is among op_names and not among excluded_op_names; change these in --pruning_config"
+            )
+        for name in modules:
+            if name in taken:
+                raise UsageError(
+                    f"two of the pruning_configs prune {name}; give them op_names that have nothing in common"
+                )
+            taken[name] = pruner
+        if pruner.pattern.invalid_layers:
+            name = pruner.pattern.invalid_layers[0]
+            shape = " x ".join(map(str, modules[name].weight.shape))
+            raise UsageError(
+                f"pattern {settings['pattern']} does not divide {name}, which is {shape}; give another pattern in "
+                "--pruning_config, or name the operator in excluded_op_names"
+            )
+        zeros = sum(int((module.weight == 0).sum()) for module in modules.values())
+        share, target = zeros / sum(module.weight.numel() for module in modules.values()), settings["target_sparsity"]
+        if settings["pruning_type"] == "pattern_lock":
+            masks = pruner.pattern.get_pattern_lock_masks(modules)
+            if all(bool(mask.all()) for mask in masks.values()):
+                raise UsageError(
+                    f"pattern_lock has nothing to keep: the model has {share:.4f} zeros and none that fill a block of "
+                    f"pattern {settings['pattern']}; name a sparse model, or another --pruning_approach"
+                )
+        elif share > target + 0.001:
+            raise UsageError(
+                f"the model has {share:.4f} zeros already, more than the {target:g} of --target_sparsity; ask for "
+                "more, or keep them with --pruning_approach pattern_lock"
+            )
 
 
 def scores_by_gradients(pruner):

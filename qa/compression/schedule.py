@@ -5,7 +5,6 @@ Does not belong here: reading YAML (`settings.py`), and INC's pruners (`pruning.
 """
 
 import re
-import sys
 
 from qa.start.errors import UsageError
 
@@ -49,7 +48,7 @@ def pruners_of(settings):
     common = {key: value for key, value in settings.items() if key != "pruning_configs"}
     pruners = []
     for local in settings.get("pruning_configs") or [{}]:
-        hidden = {key.replace("step", "epoch") for key in local} | {key.replace("epoch", "step") for key in local}
+        hidden = {key.replace("step", "epoch") for key in local}  # epochs win over steps, but not over local ones
         if is_locked(common) and not is_locked({**common, **local}):
             hidden.update(_EDGES)  # the schedule of pattern_lock is none for others
         hidden &= set(_EDGES)
@@ -78,19 +77,18 @@ def check_pruner(pruner, name):
                 f"{name(given)} is {pruner[given]:g}; pattern_lock has no schedule, it keeps the zeros of the first "
                 "step: leave start_step and end_step out"
             )
-    if is_locked(pruner):
-        return
-    most, target = (
-        pruner.get("max_sparsity_ratio_per_op", MOST_PER_OPERATOR),
-        pruner.get("target_sparsity", sys.maxsize),
-    )
-    limits = [
-        (min(most, share_of_pattern(pattern)), f"all that the pattern {pattern} and max_sparsity_ratio_per_op allow")
-    ]
-    for key in ("min_sparsity_ratio_per_op", "target_sparsity"):
-        for limit, reason in [*limits, *([(target, "target_sparsity")] if key.startswith("min") else [])]:
-            if pruner.get(key, 0) > limit:
-                raise UsageError(f"{name(key)} is {pruner[key]:g}; give at most {limit:g}, which is {reason}")
+    allowed = min(pruner.get("max_sparsity_ratio_per_op", MOST_PER_OPERATOR), share_of_pattern(pattern))
+    for key in ("min_sparsity_ratio_per_op", *(() if is_locked(pruner) else ("target_sparsity",))):
+        if pruner.get(key, 0) > allowed:
+            raise UsageError(
+                f"{name(key)} is {pruner[key]:g}; give at most {allowed:g}, which is all that the pattern "
+                f"{pattern} and max_sparsity_ratio_per_op allow"
+            )
+    if not is_locked(pruner) and pruner.get("min_sparsity_ratio_per_op", 0) > pruner.get("target_sparsity", 1):
+        raise UsageError(
+            f"{name('min_sparsity_ratio_per_op')} is {pruner['min_sparsity_ratio_per_op']:g}; give at most "
+            f"{pruner['target_sparsity']:g}, which is target_sparsity"
+        )
     if pruner.get("pruning_type", "").endswith("_progressive") and _weights_at_once(pattern) < PROGRESSIVE_STEPS:
         raise UsageError(
             f"{name('pattern')} is {pattern}; {pruner['pruning_type']} fills blocks little by little: give a pattern "
@@ -125,7 +123,7 @@ def merge_flags(settings, flags, given):
             pruner = {**{key: value for key, value in flags.items() if key not in epochs}, **pruner}
             if "target_sparsity" in won:  # INC's own limit, unlike one in the file, is not meant against it
                 pruner.setdefault("max_sparsity_ratio_per_op", max(MOST_PER_OPERATOR, pruner["target_sparsity"]))
-            check_pruner(pruner, lambda key: f"--{key}" if key in given else f"{key} of the pruning configuration")
+        check_pruner(pruner, lambda key: f"--{key}" if key in given else f"{key} of the pruning configuration")
         pruners.append(pruner)
     useless = sorted({"target_sparsity", "start_step", "end_step"} & set(given))
     if useless and all(map(is_locked, pruners)):

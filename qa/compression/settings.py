@@ -1,261 +1,31 @@
 """YAML files in, checked settings for Intel Neural Compressor out.
 
-Belongs here: what may stand in the files of `config/` and in users' own ones, also in INC's older layout.
-Does not belong here: YAML itself (`qa/start/yaml_files.py`); what pruning settings mean together, with flags and with
-steps (`schedule.py`); and INC: all settings are plain values.
+Belongs here: reading the files of `config/` and users' own ones, and saying which line of which file is wrong.
+Does not belong here: what may stand in them (`schemas.py`), YAML itself (`qa/start/yaml_files.py`), schedules
+(`schedule.py`), and INC: all settings are plain values.
 """
 
 import functools
-import re
-import sys
 from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import NamedTuple
 
-from pydantic import (
-    AfterValidator,
-    BaseModel,
-    BeforeValidator,
-    Discriminator,
-    Field,
-    Tag,
-    ValidationError,
-    create_model,
-    model_validator,
-)
+import pydantic
 
-from qa.compression.schedule import (
-    PRUNING_APPROACHES,
-    check_pruner,
-    is_locked,
-    merge_flags,
-    pruners_of,
-    share_of_pattern,
+from qa.compression.schedule import check_pruner, is_locked, merge_flags, pruners_of
+from qa.compression.schemas import (
+    OLDER_PRUNER_KEYS,
+    Distillation,
+    OlderLayout,
+    PostTraining,
+    Pruning,
+    Quantization,
+    QuantizationAware,
 )
 from qa.start.errors import UsageError
 from qa.start.stack import PROJECT_DIR
 from qa.start.yaml_files import read_values
 
 CONFIG_DIR = PROJECT_DIR / "config"
-
-
-def _compiled(text):
-    try:
-        re.compile(text)
-    except (re.error, OverflowError, RecursionError) as error:
-        raise ValueError from error
-    return text
-
-
-def _checked_pattern(text):
-    blocks = re.fullmatch(r"(tile_pattern_)?(channelx1|1xchannel|[1-9]\d{0,3}x[1-9]\d{0,3})", text, re.ASCII)
-    if not (blocks or 0 < share_of_pattern(text) < 1):
-        raise ValueError
-    return text.removeprefix("tile_pattern_")
-
-
-def _not_bool(value):
-    return str(value) if isinstance(value, bool) else value  # to Python, and to pydantic, True is 1
-
-
-def _operators_of(names):
-    """INC's older layout named weights, where operators are named today."""
-    return [rf"(^|\.){re.escape(name[:-7])}$" if name.endswith(".weight") else name for name in names]
-
-
-def _one_or_more(*allowed):
-    one, more = (
-        Annotated[Literal[allowed], Tag("one")],
-        Annotated[list[Literal[allowed]], Field(min_length=1), Tag("more")],
-    )
-    return Annotated[one | more, Discriminator(lambda value: "more" if isinstance(value, list) else "one")]
-
-
-def _number(kind, text, **bounds):
-    """Beyond `maxsize` are only slips of the pen, and infinity."""
-    return Annotated[kind, Field(description=text, **{"le": sys.maxsize, **bounds})]
-
-
-# Of each type the description, if it has one, is what messages say is allowed.
-_Share = _number(float, "a number of at least 0 and below 1", ge=0, lt=1)
-_UpToOne = _number(float, "a number of at least 0 and at most 1", ge=0, le=1)
-_NotNegative = _number(float, "a number of at least 0", ge=0)
-_Step = _number(int, "a whole number of at least 0", ge=0)
-_Count = _number(int, "a whole number of at least 1", ge=1)
-_Regex = Annotated[str, AfterValidator(_compiled), Field(description="a regular expression (as '.*query')")]
-_Approach = Literal[PRUNING_APPROACHES]
-_Pattern = Annotated[
-    str,
-    AfterValidator(_checked_pattern),
-    Field(description="NxM (as 4x1), channelx1, 1xchannel, or N:M with N below M (as 2:4)"),
-]
-_Types = Annotated[list[Literal["Conv", "Linear"]], Field(min_length=1)]
-# INC's `hawq_v2` needs a Python function, and 3.7.1 comes without `tpe`.
-_Strategy = Literal["basic", "bayesian", "exhaustive", "mse", "mse_v2", "random"]
-_Objective = _one_or_more("performance", "accuracy", "modelsize", "footprint")
-_Unused = Annotated[Any, AfterValidator(lambda _, info: info.context.append(info.field_name)), Field(exclude=True)]
-
-
-class _Mapping(BaseModel, extra="forbid", strict=True):
-    @model_validator(mode="before")
-    @classmethod
-    def _empty(cls, values):
-        return {} if values is None else values
-
-
-def _mapping(*unused, base=_Mapping, **fields):
-    """Build the model of a mapping; keys that are `unused` are known, but have no effect today."""
-    fields |= dict.fromkeys(unused, _Unused)
-    return create_model("Mapping", __base__=base, **{key: (kind, None) for key, kind in fields.items()})
-
-
-_Side = _mapping(
-    dtype=_one_or_more("int8", "uint8", "fp32", "bf16"),
-    scheme=_one_or_more("sym", "asym"),
-    granularity=_one_or_more("per_tensor", "per_channel"),
-    algorithm=_one_or_more("minmax", "kl"),
-)
-_Operator = _mapping(weight=_Side, activation=_Side)
-_Operators = Annotated[dict[_Regex, _Operator], Field(description="a mapping from regular expressions for operators")]
-
-
-class QuantizationAware(_Mapping):
-    """Keys of INC's QuantizationAwareTrainingConfig."""
-
-    op_type_dict: _Operators = None
-    op_name_dict: _Operators = None
-    quant_level: Annotated[Literal["auto", 0, 1], BeforeValidator(_not_bool)] = None
-    accuracy_criterion: _mapping(
-        criterion=Literal["relative", "absolute"], tolerable_loss=_NotNegative, higher_is_better=bool
-    ) = None
-    tuning_criterion: _mapping(max_trials=_Count, timeout=_NotNegative, strategy=_Strategy, objective=_Objective) = (
-        None
-    )
-
-
-class PostTraining(QuantizationAware):
-    """Keys of INC's PostTrainingQuantConfig."""
-
-    recipes: _mapping(
-        smooth_quant=bool,
-        smooth_quant_args=_mapping(alpha=_UpToOne, folding=bool),
-        fast_bias_correction=bool,
-        weight_correction=bool,
-    ) = None
-
-
-class Quantization(PostTraining):
-    """Keys at the top are for every approach, those under its name for that one."""
-
-    dynamic: PostTraining = None
-    static: PostTraining = None
-    ipex: PostTraining = None
-    qat: QuantizationAware = None
-
-
-class Pruner(_Mapping):
-    """Keys of INC's WeightPruningConfig."""
-
-    target_sparsity: _Share = None
-    pruning_type: _Approach = None
-    pattern: _Pattern = None
-    op_names: list[_Regex] = None
-    excluded_op_names: list[_Regex] = None
-    start_step: _Step = None
-    end_step: _Step = None
-    pruning_scope: Literal["global", "local"] = None
-    pruning_frequency: _Count = None
-    min_sparsity_ratio_per_op: _Share = None
-    max_sparsity_ratio_per_op: _Share = None
-    sparsity_decay_type: Literal["exp", "cos", "linear", "cube"] = None
-    pruning_op_types: _Types = None
-
-
-class Pruning(Pruner):
-    """What holds everywhere, and what for some operators."""
-
-    pruning_configs: list[Pruner] = Field(None, description="a list of mappings")
-
-
-class Loss(_Mapping):
-    """Keys of INC's KnowledgeDistillationLossConfig."""
-
-    temperature: _number(float, "a number above 0", gt=0) = None
-    loss_types: tuple[Literal["CE", "MSE"], Literal["CE", "KL", "MSE"]] = Field(None, strict=False)
-    loss_weights: tuple[_UpToOne, _UpToOne] = Field(None, strict=False)
-
-
-class Distillation(Loss):
-    """The same keys, flat or as INC nests them itself."""
-
-    criterion: _mapping(KnowledgeDistillationLoss=Loss) = None
-
-
-# INC's older layout, in which one file held everything. First what it calls otherwise.
-_PRUNE_TYPES = {"basic_magnitude": "magnitude", "gradient_sensitivity": "gradient"}
-_PRUNER_KEYS = {
-    "target_sparsity_ratio": "target_sparsity",
-    "prune_type": "pruning_type",
-    "names": "op_names",
-    "excluded_names": "excluded_op_names",
-    "extra_excluded_names": "excluded_op_names",
-    "update_frequency_on_step": "pruning_frequency",
-    "prune_domain": "pruning_scope",
-    "prune_layer_type": "pruning_op_types",
-    "min_sparsity_ratio_per_layer": "min_sparsity_ratio_per_op",
-    "max_sparsity_ratio_per_layer": "max_sparsity_ratio_per_op",
-}
-_OLD_KINDS = {
-    "prune_type": Annotated[
-        Literal[*PRUNING_APPROACHES, *_PRUNE_TYPES], AfterValidator(lambda kind: _PRUNE_TYPES.get(kind, kind))
-    ],
-    **dict.fromkeys(
-        ("names", "excluded_names", "extra_excluded_names"), Annotated[list[_Regex], AfterValidator(_operators_of)]
-    ),
-}
-_OlderPruner = create_model(
-    "OlderPruner",
-    __base__=_mapping(
-        # Today sparsity grows from zero, and in steps, not in epochs.
-        *("initial_sparsity", "initial_sparsity_ratio", "update_frequency", "method", "parameters"),
-        base=Pruner,
-        start_epoch=_NotNegative,
-        end_epoch=_NotNegative,
-    ),
-    **{
-        old: (_OLD_KINDS.get(old, Pruner.__annotations__[new]), Field(None, serialization_alias=new))
-        for old, new in _PRUNER_KEYS.items()
-    },
-)
-_Compression = _mapping(
-    base=_OlderPruner, pruners=Annotated[list[_OlderPruner], Field(description="a list of mappings")]
-)
-
-
-class OlderLayout(_mapping("version", "model", "device", "evaluation")):
-    """One section for each configuration; `tuning` belongs to quantization."""
-
-    pruning: _mapping(
-        "train", approach=_mapping(weight_compression=_Compression, weight_compression_pytorch=_Compression)
-    ) = None
-    distillation: _mapping(
-        train=_mapping(
-            *("optimizer", "dataloader", "postprocess", "epoch", "start_epoch", "end_epoch", "iteration"),
-            criterion=_mapping(KnowledgeDistillationLoss=Loss),
-        )
-    ) = None
-    quantization: _mapping(
-        *("approach", "calibration", "recipes", "train", "use_bf16"),
-        op_wise=_Operators,
-        optype_wise=_Operators,
-        model_wise=_Operator,
-    ) = None
-    tuning: _mapping(
-        *("random_seed", "workspace", "tensorboard", "multi_objectives"),
-        accuracy_criterion=_mapping(relative=_NotNegative, absolute=_NotNegative, higher_is_better=bool),
-        exit_policy=_mapping("performance_only", timeout=_NotNegative, max_trials=_Count),
-        strategy=_mapping("sigopt_api_token", "accuracy_weight", name=_Strategy),
-        objective=_Objective,
-    ) = None
 
 
 class _File(NamedTuple):
@@ -278,7 +48,7 @@ class _File(NamedTuple):
     def named(self, key, index):
         """Name a pruning key by file and line: in the local settings at `index` if it is there, else of all."""
         for trail in sorted(filter(None, self.lines), key=len):  # local settings lie deeper and so come last
-            if _PRUNER_KEYS.get(trail[-1], trail[-1]) == key and (
+            if OLDER_PRUNER_KEYS.get(trail[-1], trail[-1]) == key and (
                 trail[-2:][0] == index or isinstance(trail[-2:][0], str)
             ):
                 line, _ = self.lines[trail]
@@ -299,38 +69,32 @@ def _read(path, model):
     model, unused = OlderLayout if older else model, []
     try:
         checked = model.model_validate(values, context=unused)
-    except ValidationError as error:
+    except pydantic.ValidationError as error:
         raise _refusal(path, lines, model.model_json_schema(), error.errors()[0]) from error
     unused = [key for key in unused if key not in OlderLayout.model_fields]
-    return _File(path, checked.model_dump(exclude_unset=True, by_alias=True), older, lines, unused)
+    return _File(path, checked.model_dump(mode="json", exclude_unset=True, by_alias=True), older, lines, unused)
 
 
 def _refusal(path, lines, schema, problem):
-    """Say what is wrong in one line.
-
-    Args:
-        path, lines: of the file.
-        schema: JSON schema of its model.
-        problem: the first of pydantic's errors.
-    """
-    trail, known = (), schema["$defs"]
-    whole = {"missing": 1}.get(
-        problem["type"], 2 * (problem["loc"][-1:] == ("[key]",))
-    )  # what is wrong lies higher up
-    for part in problem["loc"][: len(problem["loc"]) - whole]:
-        schema = known.get(schema.get("$ref", "").rpartition("/")[2], schema)
-        inner = {**schema.get("properties", {}), **dict(zip(("one", "more"), schema.get("oneOf", ()), strict=False))}
-        inner |= dict(enumerate(schema.get("prefixItems", ())))
-        schema = inner.get(part) or schema.get("items") or schema.get("additionalProperties") or schema
-    for part in problem["loc"]:
+    """Put the first of pydantic's errors into a line; what is allowed there says the JSON schema of the model."""
+    loc, known, trail = problem["loc"], schema["$defs"], ()
+    for part in loc:  # more than keys and indices: which kind of several, and "[key]" for a key
         trail += (part,) if (*trail, part) in lines else ()
-    unknown = problem["type"] == "extra_forbidden" or "[key]" in problem["loc"][-1:]
-    line = lines[trail][0 if unknown else 1]
-    names = [part for part in (trail[:-1] if unknown else trail) if isinstance(part, str)]
-    name, allowed = [*names, "the file"][-1 if not names else len(names) - 1], _allowed(schema, known)
+    of_a_key = loc[-1:] == ("[key]",)
+    for part in loc[: len(loc) - 2 * of_a_key - (problem["type"] == "missing")]:
+        schema = known.get(schema.get("$ref", "").rpartition("/")[2], schema)
+        inner = {**schema.get("properties", {}), **dict(enumerate(schema.get("prefixItems", ())))}
+        inner |= dict(zip(("one", "more"), schema.get("oneOf", ()), strict=False))
+        schema = inner.get(part) or schema.get("items") or schema.get("additionalProperties") or schema
+    unknown = of_a_key or problem["type"] == "extra_forbidden"
+    key_line, value_line = lines[trail]
+    *_, name = ["the file", *(part for part in trail[: len(trail) - unknown] if isinstance(part, str))]
     if unknown:
-        return UsageError(f"{path}, line {line}: unknown key {trail[-1]!r:.100} in {name}; allowed here: {allowed}")
-    return UsageError(f"{path}, line {line}: {name} is {_found(problem['input'])}; give {allowed}")
+        text = f"unknown key {trail[-1]!r:.100} in {name}; allowed here: {_allowed(schema, known)}"
+        return UsageError(f"{path}, line {key_line}: {text}")
+    return UsageError(
+        f"{path}, line {value_line}: {name} is {_found(problem['input'])}; give {_allowed(schema, known)}"
+    )
 
 
 def _allowed(schema, known):
@@ -494,10 +258,8 @@ def distillation_settings(path=CONFIG_DIR / "distillation.yml"):
     """
     file = _read(path, Distillation)
     flat = file.section("distillation").get("train", {}) if file.older else file.values
-    given = {**flat, **flat.pop("criterion", {}).get("KnowledgeDistillationLoss", {})}
-    given = {
-        key: list(value) if isinstance(value, tuple) else value for key, value in given.items() if key != "criterion"
-    }
+    nested = flat.pop("criterion", {}).get("KnowledgeDistillationLoss", {})
+    given = {**flat, **nested}
     file.show_older_layout(given)
     settings = {"temperature": 1.0, "loss_types": ["CE", "CE"], "loss_weights": [0.5, 0.5], **given}
     place = {trail[-1]: f"{file.path}, line {line}: " for trail, (line, _) in file.lines.items() if trail}

@@ -4,24 +4,47 @@ Belongs here: which weights pruning is about, and counting their zeros, in fp32 
 Does not belong here: making zeros (`pruning.py`).
 """
 
+import collections
 import json
-import re
 from pathlib import Path
 
 from qa.start.output import write_text
 
 
-def prunable_weights(model, excluded=r".*qa_outputs"):
-    """Find the weights of all linear operators but the excluded ones, in an fp32 or an int8 model.
+def answer_head(model):
+    """Name the linear operators that make answers of what the language model says, whatever they are called.
+
+    Args:
+        model: with or without a head, fp32 or int8.
+
+    Returns:
+        Set of operator names (without INC's ".module"): those outside the part that holds most of them, or, where no
+        part does, those of the head's usual name. Empty for a model that is a language model alone.
+    """
+    names = [name.removesuffix(".module") for name, module in model.named_modules() if _is_linear(module)]
+    if getattr(model, "base_model", None) is model:
+        return set()
+    for part, count in collections.Counter(name.split(".")[0] for name in names).items():
+        if 2 * count > len(names):
+            return {name for name in names if name.split(".")[0] != part}
+    return {name for name in names if name.endswith("qa_outputs")}
+
+
+def _is_linear(module):
+    return type(module).__name__ == "Linear"
+
+
+def prunable_weights(model):
+    """Find the weights of all linear operators but those of the answer head, in an fp32 or an int8 model.
 
     Returns:
         Dictionary from operator name (without INC's ".module") to the `(out, in)` tensor of values that the
         operator multiplies with; an int8 weight is dequantized, its zeros stay zeros.
     """
-    weights = {}
+    weights, head = {}, answer_head(model)
     for name, module in model.named_modules():
         name = name.removesuffix(".module")
-        if type(module).__name__ != "Linear" or re.fullmatch(excluded, name):
+        if not _is_linear(module) or name in head:
             continue
         weight = module.weight() if callable(module.weight) else module.weight
         weights[name] = (weight.dequantize() if weight.is_quantized else weight).detach()

@@ -93,7 +93,17 @@ def test_stored_teacher_logits_give_the_loss_of_a_live_teacher(width, tmp_path):
         for source, names in ((features, columns), (stored, [*columns, "teacher_logits"])):
             batch = collate([{name: source[row][name] for name in names} for row in rows])
             losses.append(float(trainer.compute_loss(student.eval(), batch)))
-    assert losses[0] == pytest.approx(losses[1], abs=1e-5)
+        assert losses[0] == pytest.approx(losses[1], abs=1e-5)
+        # Without the loss on the labels, which padding takes part in, the width of a batch makes no difference.
+        trainer.distillation_callback.criterion.loss_weights = [0.0, 1.0]
+        taught = {}
+        for kind in ("CE", "KL", "MSE"):
+            trainer.distillation_callback.criterion.loss_types[1] = kind
+            batches = (FeatureCollator(tokenizer, wide)([features[row] for row in rows]) for wide in (None, 256))
+            narrow, padded = (float(trainer.compute_loss(student, batch)) for batch in batches)
+            assert narrow == pytest.approx(padded, rel=1e-4)
+            taught[kind] = narrow
+        assert 0 < taught["KL"] < taught["CE"]
 
 
 @pytest.mark.parametrize(

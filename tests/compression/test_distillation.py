@@ -181,3 +181,31 @@ def test_a_full_disk_is_told_before_the_teacher_runs(features, teacher, tokenize
     with pytest.raises(SaveError, match="No space left on device; make room there"):
         add(features, Interrupted(teacher, 1), tokenizer, tmp_path)
     assert not files(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("kind", "expected"),
+    [
+        # Two features of two and three tokens; the third position of the first is padding.
+        ("CE", (-0.5 * (np.log(0.2) + np.log(0.8)) - np.log(1 / 3)) / 2),
+        ("KL", (-0.5 * (np.log(0.2) + np.log(0.8)) - np.log(2)) / 2),
+        ("MSE", (np.log(4) ** 2 / 2 + 0) / 2),
+    ],
+)
+@pytest.mark.parametrize("padding", [0, 1, 500])
+@pytest.mark.parametrize("temperature", [1.0, 2.0])
+def test_distillation_loss_counts_each_feature_alike_however_it_is_padded(kind, expected, padding, temperature):
+    masked = -1e9
+    student = temperature * torch.tensor([[0.0, np.log(4), masked], [1.0, 1.0, 1.0]])
+    teacher = temperature * torch.tensor([[0.0, 0.0, masked], [1.0, 1.0, 1.0]])
+    student, teacher = (torch.nn.functional.pad(logits, (0, padding), value=masked) for logits in (student, teacher))
+    loss = distillation.distillation_loss(student, teacher, torch.tensor([2, 3]), kind, temperature)
+    assert float(loss) == pytest.approx(temperature**2 * expected, rel=1e-5)
+
+
+def test_cross_entropy_of_distillation_is_that_of_inc():
+    from neural_compressor.compression.distillation.criterions import PyTorchKnowledgeDistillationLoss
+
+    student, teacher = torch.randn(2, 4, 9, generator=torch.Generator().manual_seed(0))
+    expected = PyTorchKnowledgeDistillationLoss().teacher_student_loss_cal(student / 2, teacher / 2) * 4
+    assert torch.equal(distillation.distillation_loss(student, teacher, torch.full((4,), 9), "CE", 2.0), expected)

@@ -8,10 +8,10 @@ import pytest
 import yaml
 from hypothesis import strategies as st
 
-from qa.compression import settings
+from qa.compression import schemas, settings
+from qa.compression.schedule import PRUNING_APPROACHES
 from qa.compression.settings import (
     CONFIG_DIR,
-    PRUNING_APPROACHES,
     distillation_settings,
     find_config,
     pruning_settings,
@@ -112,6 +112,7 @@ BAD_FILES = [
     # Distillation.
     ("distil", "temperature: 0\n", 1, ["temperature is 0", "above 0"]),
     ("distil", "temperature: .inf\n", 1, ["inf", "above 0"]),
+    ("distil", "temperature: 2\nloss_types: [MSE, CE]\n", 2, ["the first of loss_types is 'MSE'", "give CE"]),
     ("distil", "loss_types: [CE]\n", 1, ["a list of 1", "a list of 2", "CE, KL, MSE"]),
     ("distil", "temperature: 1\nloss_types: [KL, CE]\n", 2, ["'KL'", "CE, MSE"]),
     ("distil", "loss_types: [CE, BCE]\n", 1, ["'BCE'", "CE, KL, MSE"]),
@@ -345,7 +346,8 @@ pruning:
       end_epoch: 3
       pruners:
         - !Pruner {prune_type: gradient_sensitivity, pattern: tile_pattern_4x1, target_sparsity_ratio: 0.5,
-                   start_epoch: 0.5, end_epoch: 1, update_frequency: 1, excluded_names: [a.weight]}
+                   op_names: [c.weight], start_epoch: 0.5, end_epoch: 1, update_frequency: 1,
+                   excluded_names: [a.weight]}
         - {prune_type: snip_momentum, pattern: tile_pattern_2:4, update_frequency_on_step: 2, names: [b.weight]}
 """,
         {
@@ -363,6 +365,7 @@ pruning:
                     "target_sparsity": 0.5,
                     "start_epoch": 0.5,
                     "end_epoch": 1,
+                    "op_names": [r"(^|\.)c$"],
                     "excluded_op_names": [r"(^|\.)a$"],
                 },
                 {
@@ -470,12 +473,17 @@ def test_shipped_files(capsys):
     }
 
 
-def test_find_config(tmp_path, monkeypatch):
+def test_find_config(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     name = "../config/prune_pattern_lock.yml"
-    assert find_config(name, "pruning_config") == CONFIG_DIR / "prune_pattern_lock.yml"
+    shipped = CONFIG_DIR / "prune_pattern_lock.yml"
+    assert find_config(name, "pruning_config") == shipped
+    assert capsys.readouterr().out == f"note: --pruning_config {name}: there is no such file; {shipped} is taken\n"
+    with pytest.raises(UsageError, match=r"--pruning_config /home/me/prune.yml: there is no such file$"):
+        find_config("/home/me/prune.yml", "pruning_config")
     own = write(tmp_path, "")
     assert find_config(str(own), "pruning_config") == own
+    assert capsys.readouterr().out == ""
     with pytest.raises(UsageError, match=r"--pruning_config ../no.yml: there is no such file"):
         find_config("../no.yml", "pruning_config")
 
@@ -504,10 +512,10 @@ def test_any_text_loads_or_is_refused(tmp_path, content):
 
 
 SCHEMAS = {
-    "prune": settings.Pruning.model_json_schema(),
-    "distil": settings.Distillation.model_json_schema(),
-    "quantize": settings.Quantization.model_json_schema(),
-    "older": settings.OlderLayout.model_json_schema(),
+    "prune": schemas.Pruning.model_json_schema(),
+    "distil": schemas.Distillation.model_json_schema(),
+    "quantize": schemas.Quantization.model_json_schema(),
+    "older": schemas.OlderLayout.model_json_schema(),
 }
 KEYS = sorted(
     {

@@ -1,0 +1,77 @@
+"""What a model lets be pruned: its answer head never, and a line where INC would do something else than was asked."""
+
+import pytest
+import torch
+
+from qa.corrections.ipex import without_ipex
+from qa.start.errors import UsageError
+
+with without_ipex():
+    from neural_compressor import training
+
+    from qa.compression.pruning import check_pruners, pruning_config
+    from qa.compression.sparsity import answer_head, prunable_weights
+
+
+LOCK = {"pruning_type": "pattern_lock", "end_step": 0}
+
+
+def model_of(head="qa_outputs", zeros=0.0):
+    """Build a body of four linear operators, 16 x 16, with a share of zeros, and a head."""
+    body = torch.nn.Sequential(*(torch.nn.Linear(16, 16) for _ in range(4)))
+    model = torch.nn.ModuleDict(
+        {"body": body, head: torch.nn.Sequential(torch.nn.Linear(16, 8), torch.nn.Linear(8, 2))}
+    )
+    with torch.no_grad():
+        for layer in body:
+            layer.weight.view(-1)[: int(256 * zeros)] = 0.0
+    return model
+
+
+def pruners_for(settings, model):
+    settings = {"start_step": 0, "end_step": 5, "pattern": "1x1", "target_sparsity": 0.5, **settings}
+    return (
+        training.prepare_compression(model, confs=pruning_config(settings, model)).callbacks.callbacks_list[0].pruners
+    )
+
+
+@pytest.mark.parametrize("head", ["qa_outputs", "splinter_qass"])
+def test_the_head_is_never_pruned_whatever_it_is_called(head):
+    model = model_of(head)
+    assert answer_head(model) == {f"{head}.0", f"{head}.1"}
+    assert sorted(prunable_weights(model)) == ["body.0", "body.1", "body.2", "body.3"]
+    locals_too = {"pruning_configs": [{"op_names": ["0"], "excluded_op_names": []}, {"op_names": ["[1-3]"]}]}
+    for settings, expected in (({}, [[0, 1, 2, 3]]), (locals_too, [[0], [1, 2, 3]])):
+        pruners = pruners_for(settings, model)
+        assert [sorted(pruner.modules) for pruner in pruners] == [
+            [f"body.{n}" for n in numbers] for numbers in expected
+        ]
+        check_pruners(pruners)
+
+
+@pytest.mark.parametrize(
+    ("settings", "zeros", "words"),
+    [
+        ({"op_names": ["query"]}, 0, ["no operator to prune", "op_names"]),
+        ({"pruning_op_types": ["Conv"]}, 0, ["no operator to prune", "Conv"]),
+        ({"pruning_configs": [{"op_names": ["0"]}, {"op_names": ["body"]}]}, 0, ["body.0", "op_names"]),
+        ({"pattern": "3x1"}, 0, ["3x1", "body.0", "16 x 16"]),
+        ({"pattern": "3:5"}, 0, ["3:5", "body.0", "16 x 16"]),
+        ({"target_sparsity": 0.25}, 0.5, ["0.5000 zeros", "0.25 of --target_sparsity", "pattern_lock"]),
+        (LOCK, 0, ["nothing to keep", "0.0000 zeros"]),
+        (
+            {"pruning_type": "pattern_lock", "end_step": 0, "pattern": "16x16"},
+            0.5,
+            ["nothing to keep", "0.5000 zeros"],
+        ),
+    ],
+)
+def test_what_the_model_cannot_do_is_a_line(settings, zeros, words):
+    with pytest.raises(UsageError) as refusal:
+        check_pruners(pruners_for(settings, model_of(zeros=zeros)))
+    assert all(word in str(refusal.value) for word in words), refusal.value
+
+
+@pytest.mark.parametrize(("settings", "zeros"), [({}, 0.0), ({}, 0.5), (LOCK, 0.1)])
+def test_what_the_model_can_do_passes(settings, zeros):
+    check_pruners(pruners_for(settings, model_of(zeros=zeros)))
