@@ -7,7 +7,7 @@ import json
 import re
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from urllib.parse import parse_qs, unquote
+from urllib.parse import unquote
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -17,8 +17,11 @@ TOKEN = "hf_stand_in"
 COMMIT = "1" * 40
 NAME = "([^/]+(?:/[^/]+)?)"
 # How the hub names what has no owner's name in front.
-OWNERS = {"squad": "rajpurkar", "distilbert-base-uncased": "distilbert"}
-OWNERS["distilbert-base-uncased-distilled-squad"] = "distilbert"
+OWNERS = {
+    "squad": "rajpurkar",
+    "distilbert-base-uncased": "distilbert",
+    "distilbert-base-uncased-distilled-squad": "distilbert",
+}
 
 
 class StandInHub(ThreadingHTTPServer):
@@ -115,10 +118,12 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_GET(self):
         self.server.requests.append(self.path)
-        if self.path == "/api/whoami-v2" and self._is_known():
+        if self.path != "/api/whoami-v2":
+            self._give()
+        elif self._is_known():
             self._answer({"name": "tester", "type": "user", "orgs": []})
         else:
-            self._give()
+            self._answer({"error": "Invalid credentials"}, 401)
 
     def do_HEAD(self):
         self.server.requests.append(self.path)
@@ -130,10 +135,10 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_header("Content-Length", "0")
         self.end_headers()
 
-    def _give(self, asked=()):
-        """Answer with what is asked about a repository: itself, its folders, what is known of `asked`, or a file."""
+    def _give(self):
+        """Answer with what is asked about a repository: itself, what is in its folders, or a file."""
         hub, path = self.server, unquote(self.path.partition("?")[0])
-        found = re.match(rf"/api/(models|datasets)/{NAME}(?:/(revision|tree|paths-info)/([^/]+)/?(.*))?$", path)
+        found = re.match(rf"/api/(models|datasets)/{NAME}(?:/(revision|tree)/([^/]+)/?(.*))?$", path)
         found = found or re.match(rf"/(?:(datasets)/)?{NAME}/(resolve)/([^/]+)/(.*)$", path)
         if found is None:
             self._refuse(404, "EntryNotFound")
@@ -154,9 +159,8 @@ class _Handler(BaseHTTPRequestHandler):
             self._refuse(404, "RevisionNotFound")
         elif action == "resolve":
             self._send_file(folder / inner)
-        elif action in ("tree", "paths-info"):
-            paths = [folder / each for each in asked] if action == "paths-info" else sorted((folder / inner).glob("*"))
-            self._answer([self._entry(each, folder) for each in paths if each.exists()])
+        elif action == "tree":
+            self._answer([self._entry(each, folder) for each in sorted((folder / inner).glob("*"))])
         else:
             files = [each for each in folder.rglob("*") if each.is_file()]
             siblings = [{"rfilename": str(each.relative_to(folder))} for each in files]
@@ -189,9 +193,7 @@ class _Handler(BaseHTTPRequestHandler):
     def do_POST(self):
         hub, path, body = self.server, self.path, self._body()
         hub.requests.append(path)
-        if "/paths-info/" in path:
-            self._give(parse_qs(body.decode()).get("paths", []))
-        elif not self._is_known():
+        if not self._is_known():
             self._answer({"error": "Invalid credentials"}, 401)
         elif path == "/api/repos/create":
             asked = json.loads(body)

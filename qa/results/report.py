@@ -47,7 +47,7 @@ def report_run(run, prepared, answers, kind=None, history=(), sparsity=None):
     Returns:
         Metrics of the original model by name, or `None` where it has no trained head to be scored.
     """
-    from transformers import set_seed
+    import torch
 
     from qa.models.loading import load_model, name_on_hub
     from qa.models.passes import Batches
@@ -72,7 +72,8 @@ def report_run(run, prepared, answers, kind=None, history=(), sparsity=None):
             speed["questions_per_second"] = speed.pop("features_per_second") * len(examples) / len(features)
         return measured
 
-    set_seed(seed)  # as at the run's start: an untrained head is drawn the same
+    # As at the run's start: an untrained head is drawn the same. (transformers' set_seed imports IPEX.)
+    torch.manual_seed(seed)
     original = load_model(run.model_args, run.config)
     evaluated, answers_before = [output_dir], answers
     with tempfile.TemporaryDirectory() as folder:
