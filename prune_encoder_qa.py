@@ -27,7 +27,7 @@ def prune(model, sparsity):
         model: encoder, changed in place.
         sparsity: share of zeros in each operator, from 0 to 1.
     """
-    from qa.compression.pruning import prunable_weights
+    from qa.compression.sparsity import prunable_weights
 
     for weight in prunable_weights(model).values():
         sizes = weight.abs().flatten()
@@ -57,7 +57,7 @@ def main():
     tokenizer = from_pretrained(AutoTokenizer, "model_name_or_path", args.model_name_or_path, model_args)
     ask_about_processor()
     with without_ipex():
-        from qa.compression.pruning import sparsity_report
+        from qa.compression.sparsity import sparsity_report
 
     # The encoder inside: as question answering takes it, and without a head that nobody has trained.
     model = load_model(model_args).base_model

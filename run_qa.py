@@ -10,32 +10,27 @@ Supported: quantization-aware training, nine pruning approaches, distillation fr
 logits. Refused: IPEX and bf16 (see run_qa_post_training.py), configuration files without the flag that applies them.
 """
 
-import math
 import os
 from dataclasses import dataclass, field
 
-from qa.compression.settings import (
-    PRUNING_APPROACHES,
-    distillation_settings,
-    find_config,
-    pruning_settings,
-    quantization_settings,
-    steps_of_epochs,
-)
+from qa.compression.schedule import settings_for_pruning
+from qa.compression.settings import PRUNING_APPROACHES, distillation_settings, find_config, quantization_settings
 from qa.corrections.ipex import without_ipex
 from qa.corrections.launchers import others_are_missing
 from qa.corrections.py_cpuinfo import ask_about_processor
 from qa.models.compressed import load_compressed
-from qa.models.loading import check_teacher, load_config_and_tokenizer, load_model, name_on_hub
-from qa.questions.examples import check_for_training, load_examples, source_of
-from qa.results.hub import hub_of, push
-from qa.results.report import report_run
+from qa.models.loading import check_teacher, load_model
+from qa.questions.examples import check_for_training, source_of
+from qa.results.course import claim, conclude, evaluate_as_it_is, read_inputs, seen_batches
+from qa.results.hub import hub_of
+from qa.results.steps import training_steps
 from qa.results.verification import verify
 from qa.start.arguments import DataTrainingArguments, ModelArguments, OutcomeArguments, parse_arguments
 from qa.start.command import command
 from qa.start.errors import UsageError
-from qa.start.output import check_owner, claim_output_dir, decisive_settings, last_checkpoint
+from qa.start.output import last_checkpoint
 from qa.start.process import is_first_process, prepare_process
+from qa.start.run import Run
 from qa.start.stack import check_stack
 
 __all__ = ["DataTrainingArguments", "ModelArguments", "OptimizationArguments", "main"]
@@ -121,199 +116,90 @@ def check_optimization(optimization_args, training_args):
         raise UsageError(f"--end_step is {end}; give more than --start_step, which is {start}")
 
 
-def settings_for_pruning(optimization_args, steps_per_epoch, last_step):
-    """Merge the pruning settings: flags that were given win over the YAML file, the file over the flags' defaults.
-
-    Args:
-        optimization_args: `OptimizationArguments` as parsed.
-        steps_per_epoch: optimizer steps of an epoch.
-        last_step: optimizer steps of the whole training.
-
-    Returns:
-        Keyword arguments for `WeightPruningConfig` whose schedule ends inside the training.
-    """
-    locked = optimization_args.pruning_approach == "pattern_lock"
-    default = "prune_pattern_lock.yml" if locked else "prune.yml"
-    path = find_config(optimization_args.pruning_config or default, "pruning_config")
-    settings = steps_of_epochs(pruning_settings(path), steps_per_epoch)
-    for flag, key in (
-        ("pruning_approach", "pruning_type"),
-        ("target_sparsity", "target_sparsity"),
-        ("start_step", "start_step"),
-        ("end_step", "end_step"),
-    ):
-        if flag in optimization_args.given or key not in settings:
-            settings[key] = getattr(optimization_args, flag)
-    if settings["pruning_type"] == "pattern_lock":
-        # INC accepts no schedule for it: the pattern is that of the first step and stays.
-        return {**settings, "start_step": 0, "end_step": 0}
-    # INC sees the steps 0 to last_step - 1, and what is due later never happens.
-    end = last_step - 1 if settings["end_step"] is None else min(settings["end_step"], last_step - 1)
-    frequency = settings.get("pruning_frequency", 1)
-    if settings["pruning_type"].endswith("_progressive"):
-        # Progressive masks fill blocks of at least four weights little by little, in at least four steps each time; a
-        # round that the training cuts short leaves its block half done, so the last one ends with the schedule.
-        if optimization_args.pruning_config is None:
-            settings["pattern"] = "4x1"
-        rounds = (end + 1 - settings["start_step"]) // max(frequency, 4)
-        if rounds > 1:  # with less, INC prunes as the approach without "_progressive" does
-            frequency = max(frequency, 4)
-            end = settings["start_step"] + rounds * frequency - 1
-    if end <= settings["start_step"]:
-        raise UsageError(
-            f"pruning from step {settings['start_step']} on does not fit into {last_step} training steps: lower "
-            "--start_step, raise --num_train_epochs, or make the batches smaller"
-        )
-    settings["max_sparsity_ratio_per_op"] = max(
-        settings.get("max_sparsity_ratio_per_op", 0.98), settings["target_sparsity"]
-    )
-    return {**settings, "end_step": end, "pruning_frequency": min(frequency, end - settings["start_step"])}
-
-
-def steps_of(settings, training_args, optimization_args):
-    """Tell what was done to the model, for its card.
-
-    Args:
-        settings: dictionary from `quantization`, `pruning` and `distillation`, as far as applied, to their settings.
-        training_args: `TrainingArguments`.
-        optimization_args: `OptimizationArguments`.
-
-    Returns:
-        Dictionary from a line of text to the settings behind it.
-    """
-    epochs, rate = training_args.num_train_epochs, training_args.learning_rate
-    steps = {f"Training: epochs {epochs:g}, learning rate {rate:g}, seed {training_args.seed}": None}
-    if optimization_args.apply_quantization:
-        steps["Quantization-aware training for int8"] = settings["quantization"]
-    if optimization_args.apply_pruning:
-        steps[f"Pruning by `{settings['pruning']['pruning_type']}`"] = settings["pruning"]
-    if optimization_args.apply_distillation:
-        teacher = name_on_hub(optimization_args.teacher_model_name_or_path)
-        named = f"`{teacher}`" if teacher else "a teacher that is not on the hub"
-        steps[f"Distillation from {named}"] = settings["distillation"]
-    return steps
-
-
-@command
-def main():
-    prepare_process()
-    check_stack()
-    model_args, data_args, training_args, optimization_args = parse_arguments(OptimizationArguments)
-    check_optimization(optimization_args, training_args)
-    if others_are_missing(os.environ):
-        print("note: accelerate launch has started one process only; --multi_gpu makes it start more, on CPUs as well")
-    hub = hub_of(training_args)
-    if optimization_args.report and "logging_steps" not in optimization_args.given:
-        training_args.logging_steps = LOGGED_SHARE
-    quantizing = optimization_args.apply_quantization
-    pruning = optimization_args.apply_pruning
-    distilling = optimization_args.apply_distillation
+def settings_of(optimization_args):
+    """Read the settings of what is applied from configuration files, as a dictionary."""
     settings = {}
-    if quantizing:
+    if optimization_args.apply_quantization:
         path = find_config(optimization_args.quantization_config or "quantization.yml", "quantization_config")
         settings["quantization"] = quantization_settings("qat", path)
-    if distilling:
+    if optimization_args.apply_distillation:
         path = find_config(optimization_args.distillation_config or "distillation.yml", "distillation_config")
         settings["distillation"] = distillation_settings(path)
-    if pruning:
+    if optimization_args.apply_pruning:
         # The number of steps is not known yet.
         settings["pruning"] = settings_for_pruning(optimization_args, 1, 10**9)
-    decisive = decisive_settings(model_args, data_args, training_args, optimization_args, settings)
-    check_owner(training_args.output_dir, decisive, training_args.overwrite_output_dir)
+    return settings
 
-    splits = {
-        "train": training_args.do_train,
-        "validation": training_args.do_eval,
-        "test": training_args.do_predict,
-    }
-    examples = load_examples(data_args, model_args, [split for split, needed in splits.items() if needed])
-    if training_args.do_train:
-        source = source_of(data_args, "train")
-        check_for_training(examples["train"], source, data_args.version_2_with_negative)
-    config, tokenizer = load_config_and_tokenizer(model_args, data_args, needs_head=not training_args.do_train)
-    if distilling:
-        check_teacher(optimization_args.teacher_model_name_or_path, tokenizer, model_args, data_args)
 
-    # The heavy libraries are loaded only now that nothing more can be said about the input.
-    ask_about_processor()
-    import torch
+def compression_of(run, model, teacher, features):
+    """Build what INC is to do in the training.
 
-    from qa.questions.features import dataset_of, prepare_features
-    from qa.questions.scores import score
-    from qa.results.card import write_card
-    from qa.results.evaluation import evaluate_and_report, post_processing, prepare_evaluation
-    from qa.results.files import save_results, show_results
-    from qa.start.processes import check_same, gather, part, wait_for_all
+    Args:
+        run: `Run`; the schedule of its pruning settings is worked out here, now that the steps are known.
+        model: the model to be trained; its dropout may be replaced.
+        teacher: the teacher, or `None`.
+        features: training features.
 
-    torch.manual_seed(training_args.seed)  # a head that is not in the checkpoint is drawn at random
-    batch_size = training_args.per_device_eval_batch_size
-    model = load_model(model_args, config, needs_head=not training_args.do_train)
-    if distilling:
-        name = optimization_args.teacher_model_name_or_path
-        teacher = load_model(model_args, flag="teacher_model_name_or_path", name=name, needs_head=True)
-    # The first process of each machine fills the cache, the others read it.
-    data_args.overwrite_cache &= training_args.local_process_index == 0
-    with training_args.main_process_first():
-        prepared = prepare_evaluation(examples, tokenizer, data_args, model_args, batch_size)
-        used = [features for _, features, _ in prepared.values()]
-        if training_args.do_train:
-            train_examples = dataset_of(examples["train"])
-            features = prepare_features(train_examples, tokenizer, data_args, model_args.cache_dir, "train features")
-            used.append(features)
-    check_same(tuple(features._fingerprint for features in used), "questions, tokenizers or lengths of windows")
-    output_dir = training_args.output_dir
-    claim_output_dir(output_dir, decisive, training_args.overwrite_output_dir)
-    if not training_args.do_train:
-        device = training_args.device
-        evaluate_and_report(model.to(device), prepared, data_args, output_dir, device, saved=False)
-        part()
-        if optimization_args.report and is_first_process():
-            report_run(prepared["eval"], config, tokenizer, model_args, data_args, training_args)
-        return
+    Returns:
+        Dictionary of `INCTrainer`'s keywords for configurations.
+    """
+    from qa.compression.distillation import distillation_config
+    from qa.compression.fake_quant import training_quantization_config
+    from qa.compression.pruning import pruning_config
+    from qa.corrections.deberta import use_plain_dropout
+    from qa.training.batches import steps_of_training
 
+    configs = {}
+    if "quantization" in run.settings:
+        use_plain_dropout(model)
+        configs["quantization_config"] = training_quantization_config(run.settings["quantization"], model)
+    if "pruning" in run.settings:
+        steps = steps_of_training(run.training_args, len(features))
+        run.settings["pruning"] = settings_for_pruning(run.optimization_args, *steps)
+        configs["pruning_config"] = pruning_config(run.settings["pruning"])
+    if teacher is not None:
+        teacher.to(run.training_args.device)
+        configs["distillation_config"] = distillation_config(run.settings["distillation"], teacher)
+    return configs
+
+
+def train(run, model, teacher, features, evaluated):
+    """Train and save the model.
+
+    Args:
+        run, model, teacher, features: as in `compression_of`.
+        evaluated: from `evaluation.prepare_evaluation`.
+
+    Returns:
+        `(trainer, metrics)`: the trainer with the compressed model, and the metrics of the training.
+    """
     with without_ipex():
-        from qa.compression.distillation import distillation_config
-        from qa.compression.fake_quant import training_quantization_config
-        from qa.compression.pruning import pruning_config, save_sparsity, sparsity_report
-        from qa.corrections.deberta import use_plain_dropout
+        from qa.compression.distillation import add_teacher_logits
+        from qa.compression.sparsity import save_sparsity, sparsity_report
         from qa.models.passes import Batches
-        from qa.training.batches import FeatureCollator, steps_per_epoch
-        from qa.training.callbacks import log_saved_model
+        from qa.questions.scores import score
+        from qa.results.evaluation import post_processing
+        from qa.start.processes import gather, wait_for_all
+        from qa.training.batches import FeatureCollator
         from trainer_qa import QuestionAnsweringINCTrainer
 
+    configs = compression_of(run, model, teacher, features)
+    data_args, training_args, tokenizer = run.data_args, run.training_args, run.tokenizer
     parameters = sum(weights.numel() for weights in model.parameters())
-    configs = {}
-    if quantizing:
-        use_plain_dropout(model)
-        configs["quantization_config"] = training_quantization_config(settings["quantization"], model)
-    if pruning:
-        epoch_steps = steps_per_epoch(training_args, len(features))
-        last_step = math.ceil(training_args.num_train_epochs * epoch_steps)
-        if training_args.max_steps > 0:
-            last_step = training_args.max_steps
-        settings["pruning"] = settings_for_pruning(optimization_args, epoch_steps, last_step)
-        configs["pruning_config"] = pruning_config(settings["pruning"])
-    if distilling:
-        teacher.to(training_args.device)
-        configs["distillation_config"] = distillation_config(settings["distillation"], teacher)
-        if optimization_args.generate_teacher_logits:
-            from qa.compression.distillation import add_teacher_logits
-
-            features = add_teacher_logits(
-                features, teacher, tokenizer, batch_size, model_args.cache_dir, training_args.device
-            )
-
+    if run.optimization_args.generate_teacher_logits:
+        size, device = training_args.per_device_eval_batch_size, training_args.device
+        features = add_teacher_logits(features, teacher, tokenizer, size, run.model_args.cache_dir, device)
     calibration = features.shuffle(seed=training_args.seed).select(range(min(len(features), CALIBRATION_FEATURES)))
-    evaluated = prepared.get("eval", (None, None))
+    questions = evaluated.get("eval")
     trainer = QuestionAnsweringINCTrainer(
         model=model,
         args=training_args,
         data_collator=FeatureCollator(tokenizer, data_args.fixed_width),
         train_dataset=features,
-        eval_dataset=evaluated[1],
-        eval_examples=evaluated[0],
+        eval_dataset=questions and questions.features,
+        eval_examples=questions and questions.examples,
         processing_class=tokenizer,
-        post_process_function=post_processing(data_args, output_dir),
+        post_process_function=post_processing(data_args, run.output_dir),
         compute_metrics=lambda predictions: score(*predictions, data_args),
         # One batch: the observers' moving average would hardly look at the second one.
         calibration=Batches(calibration, tokenizer, CALIBRATION_FEATURES, data_args.fixed_width),
@@ -321,39 +207,84 @@ def main():
         **configs,
     )
     # The first process knows: on another machine its newest files may not be seen yet.
-    trained = trainer.train(training_args.resume_from_checkpoint or gather(last_checkpoint(output_dir))[0])
+    trained = trainer.train(training_args.resume_from_checkpoint or gather(last_checkpoint(run.output_dir))[0])
     if is_first_process():
-        trainer.save_model(output_dir)
+        trainer.save_model(run.output_dir)
     wait_for_all()
+    metrics = {**trained.metrics, "train_samples": len(run.examples["train"])}
+    if "pruning" in run.settings:
+        sparsity = sparsity_report(trainer.model, parameters)
+        save_sparsity(sparsity, run.output_dir)
+        metrics.update(sparsity)
+    return trainer, metrics
 
-    metrics = {**trained.metrics, "train_samples": len(examples["train"])}
-    sparsity = sparsity_report(trainer.model, parameters) if pruning else {}
-    if pruning:
-        save_sparsity(sparsity, output_dir)
-    metrics.update(sparsity)
-    save_results(metrics, output_dir, "train")
+
+@command
+def main():
+    prepare_process()
+    check_stack()
+    run = Run(*parse_arguments(OptimizationArguments))
+    model_args, training_args, optimization_args = run.model_args, run.training_args, run.optimization_args
+    check_optimization(optimization_args, training_args)
+    if others_are_missing(os.environ):
+        print("note: accelerate launch has started one process only; --multi_gpu makes it start more, on CPUs as well")
+    run.hub = hub_of(training_args)
+    if optimization_args.report and "logging_steps" not in optimization_args.given:
+        training_args.logging_steps = LOGGED_SHARE
+    run.settings = settings_of(optimization_args)
+    training = training_args.do_train
+    read_inputs(
+        run,
+        {"train": training, "validation": training_args.do_eval, "test": training_args.do_predict},
+        needs_head=not training,
+    )
+    teacher_name = optimization_args.teacher_model_name_or_path if optimization_args.apply_distillation else None
+    if training:
+        source = source_of(run.data_args, "train")
+        check_for_training(run.examples["train"], source, run.data_args.version_2_with_negative)
+    if teacher_name:
+        check_teacher(teacher_name, run.tokenizer, model_args, run.data_args)
+
+    # The heavy libraries are loaded only now that nothing more can be said about the input.
+    ask_about_processor()
+    import torch
+
+    from qa.results.evaluation import prepare_evaluation, prepare_split
+    from qa.results.files import save_results, show_results
+    from qa.start.processes import check_same
+
+    torch.manual_seed(training_args.seed)  # a head that is not in the checkpoint is drawn at random
+    model = load_model(model_args, run.config, needs_head=not training)
+    teacher = None
+    if teacher_name:
+        teacher = load_model(model_args, flag="teacher_model_name_or_path", name=teacher_name, needs_head=True)
+    # The first process of each machine fills the cache, the others read it.
+    run.data_args.overwrite_cache &= training_args.local_process_index == 0
+    with training_args.main_process_first():
+        evaluated = prepare_evaluation(run)
+        used = list(evaluated.values())
+        if training:
+            used.append(prepare_split(run, run.examples["train"], "train"))
+    check_same(tuple(each.features._fingerprint for each in used), "questions, tokenizers or lengths of windows")
+    claim(run)
+    if not training:
+        evaluate_as_it_is(run, model, evaluated)
+        return
+
+    trainer, metrics = train(run, model, teacher, used[-1].features, evaluated)
+    save_results(metrics, run.output_dir, "train")
     show_results("train metrics", metrics)
     # What is verified and evaluated is what its users will load.
-    loaded = load_compressed(output_dir)
+    loaded = load_compressed(run.output_dir)
     if optimization_args.verify_loading and is_first_process():
-        batches = next(iter(prepared.values()))[2] if prepared else trainer.calibration
+        batches = seen_batches(evaluated, trainer.calibration)
         verify(trainer.model.cpu().eval(), loaded, batches.inputs(next(batches.by_length())), 0.0)
-    evaluate_and_report(loaded, prepared, data_args, output_dir)
-    part()
-    if not is_first_process():
-        return
-    original = None
-    if optimization_args.report:
-        run = (config, tokenizer, model_args, data_args, training_args)
-        original = report_run(
-            prepared["eval"], *run, kind="compressed", history=trainer.state.log_history, sparsity=sparsity
-        )
-    if "tensorboard" in training_args.report_to:
-        log_saved_model(output_dir, training_args.logging_dir, trainer.state.global_step)
-    steps = steps_of(settings, training_args, optimization_args)
-    write_card(output_dir, data_args, steps, hub and hub.repo_id, original)
-    if hub:
-        push(hub, output_dir)
+    sparsity = {name: value for name, value in metrics.items() if name.startswith("sparsity")}
+    conclude(run, loaded, evaluated, training_steps(run), history=trainer.state.log_history, sparsity=sparsity)
+    if "tensorboard" in training_args.report_to and is_first_process():
+        from qa.training.callbacks import log_saved_model
+
+        log_saved_model(run.output_dir, training_args.logging_dir, trainer.state.global_step)
 
 
 if __name__ == "__main__":

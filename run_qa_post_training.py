@@ -15,16 +15,17 @@ from qa.compression.settings import find_config, quantization_settings
 from qa.corrections.ipex import without_ipex
 from qa.corrections.py_cpuinfo import ask_about_processor
 from qa.models.compressed import load_compressed
-from qa.models.loading import load_config_and_tokenizer, load_model
-from qa.questions.examples import load_examples
-from qa.results.hub import hub_of, push
-from qa.results.report import report_run
+from qa.models.loading import load_model
+from qa.results.course import claim, conclude, draw_calibration, evaluate_as_it_is, read_inputs, seen_batches
+from qa.results.hub import hub_of
+from qa.results.steps import post_training_steps
 from qa.results.verification import verify
 from qa.start.arguments import DataTrainingArguments, ModelArguments, OutcomeArguments, parse_arguments, positive
 from qa.start.command import command
 from qa.start.errors import UsageError
-from qa.start.output import check_owner, claim_output_dir, decisive_settings, saving
+from qa.start.output import saving
 from qa.start.process import check_one_process, prepare_process
+from qa.start.run import Run
 from qa.start.stack import check_stack
 
 # Widths that IPEX batches are padded to are multiples of this.
@@ -82,95 +83,76 @@ def check_optimization(optimization_args, data_args, training_args):
         )
 
 
-@command
-def main():
-    prepare_process()
-    check_one_process("run_qa_post_training.py")
-    check_stack()
-    model_args, data_args, training_args, optimization_args = parse_arguments(OptimizationArguments)
-    check_optimization(optimization_args, data_args, training_args)
-    hub = hub_of(training_args)
-    quantizing = optimization_args.apply_quantization
-    use_ipex = quantizing and training_args.use_ipex
-    static = quantizing and optimization_args.quantization_approach == "static"
-
-    splits = {"train": static, "validation": training_args.do_eval, "test": training_args.do_predict}
+def check_run(run, splits, path):
+    """Refuse a run that does nothing, or lacks the questions for what it is to do; its settings are from `path`."""
+    training_args, optimization_args = run.training_args, run.optimization_args
+    quantizing, settings = optimization_args.apply_quantization, run.settings["quantization"]
     if not (quantizing or training_args.do_eval or training_args.do_predict):
         raise UsageError("there is nothing to do: give --apply_quantization, --do_eval or --do_predict")
-    path = find_config(optimization_args.quantization_config or "quantization.yml", "quantization_config")
-    settings = quantization_settings("ipex" if use_ipex else optimization_args.quantization_approach, path)
     if quantizing and "accuracy_criterion" in settings and not training_args.do_eval:
         raise UsageError(
             f"{path} has an accuracy criterion, which is tuned on the validation questions: give --do_eval"
         )
     if quantizing and optimization_args.verify_loading and not any(splits.values()):
         raise UsageError("--verify_loading compares logits on real questions: give --do_eval or --do_predict as well")
-    decisive = decisive_settings(model_args, data_args, training_args, optimization_args, {"quantization": settings})
-    check_owner(training_args.output_dir, decisive, training_args.overwrite_output_dir)
-    examples = load_examples(data_args, model_args, [split for split, needed in splits.items() if needed])
-    config, tokenizer = load_config_and_tokenizer(model_args, data_args, needs_head=True)
-    if use_ipex and config.model_type in ("deberta", "deberta-v2"):
+
+
+@command
+def main():
+    prepare_process()
+    check_one_process("run_qa_post_training.py")
+    check_stack()
+    run = Run(*parse_arguments(OptimizationArguments))
+    data_args, training_args, optimization_args = run.data_args, run.training_args, run.optimization_args
+    check_optimization(optimization_args, data_args, training_args)
+    run.hub = hub_of(training_args)
+    quantizing, approach = optimization_args.apply_quantization, optimization_args.quantization_approach
+    use_ipex = quantizing and training_args.use_ipex
+    static = quantizing and approach == "static"
+    path = find_config(optimization_args.quantization_config or "quantization.yml", "quantization_config")
+    run.settings["quantization"] = quantization_settings("ipex" if use_ipex else approach, path)
+    splits = {"train": static, "validation": training_args.do_eval, "test": training_args.do_predict}
+    check_run(run, splits, path)
+    read_inputs(run, splits)
+    if use_ipex and run.config.model_type in ("deberta", "deberta-v2"):
         raise UsageError(
-            f"--use_ipex: {model_args.model_name_or_path} is a {config.model_type} model, and IPEX fails on its "
-            "attention; leave the flag out"
+            f"--use_ipex: {run.model_args.model_name_or_path} is a {run.config.model_type} model, and IPEX fails on "
+            "its attention; leave the flag out"
         )
 
     # The heavy libraries are loaded only now that nothing more can be said about the input.
     ask_about_processor()
-    from qa.models.passes import Batches
-    from qa.questions.features import dataset_of, draw_features
-    from qa.results.card import write_card
-    from qa.results.evaluation import evaluate_and_report, f1_of_trials, prepare_evaluation
+    from qa.results.evaluation import f1_of_trials, prepare_evaluation
 
     # IPEX compiles the graph anew for every input shape, so it gets few of them.
     multiple = IPEX_WIDTH_STEP if use_ipex and data_args.pad_to_max_length is None else 1
-    batch_size = training_args.per_device_eval_batch_size
-    model = load_model(model_args, config, needs_head=True)
-    prepared = prepare_evaluation(examples, tokenizer, data_args, model_args, batch_size, multiple)
-    output_dir = training_args.output_dir
-    claim_output_dir(output_dir, decisive, training_args.overwrite_output_dir)
+    model = load_model(run.model_args, run.config, needs_head=True)
+    evaluated = prepare_evaluation(run, multiple)
+    claim(run)
     if not quantizing:
-        device = training_args.device
-        evaluate_and_report(model.to(device), prepared, data_args, output_dir, device, saved=False)
-        if optimization_args.report:
-            report_run(prepared["eval"], config, tokenizer, model_args, data_args, training_args)
+        evaluate_as_it_is(run, model, evaluated)
         return
 
     with without_ipex(not use_ipex):
         from qa.compression.post_training import VERIFY_TOLERANCE, quantization_config, quantize
 
-    calibration = None
-    if static:
-        count, seed = optimization_args.num_calibration_samples, training_args.seed
-        drawn = draw_features(dataset_of(examples["train"]), tokenizer, data_args, count, seed)
-        calibration = Batches(drawn, tokenizer, batch_size, data_args.fixed_width, multiple)
-    inc_config = quantization_config(settings, optimization_args.quantization_approach, use_ipex, training_args.bf16)
-    score = f1_of_trials(prepared["eval"], data_args) if "accuracy_criterion" in settings else None
-    quantized = quantize(model, inc_config, output_dir, calibration, score)
+    calibration = draw_calibration(run, multiple) if static else None
+    settings = run.settings["quantization"]
+    config = quantization_config(settings, approach, use_ipex, training_args.bf16)
+    score = f1_of_trials(evaluated["eval"], data_args) if "accuracy_criterion" in settings else None
+    quantized = quantize(model, config, run.output_dir, calibration, score)
     if quantized is None:
         print("no trial met the accuracy criterion; nothing was saved")
         sys.exit(1)
-    with saving(output_dir):
-        tokenizer.save_pretrained(output_dir)
+    with saving(run.output_dir):
+        run.tokenizer.save_pretrained(run.output_dir)
     # What is verified and evaluated is what its users will load.
-    loaded = load_compressed(output_dir)
+    loaded = load_compressed(run.output_dir)
     if optimization_args.verify_loading:
-        batches = next(iter(prepared.values()))[2] if prepared else calibration
+        batches = seen_batches(evaluated, calibration)
         tolerance = VERIFY_TOLERANCE["bf16" if training_args.bf16 else "ipex" if use_ipex else "default"]
         verify(quantized, loaded, batches.inputs(next(batches.by_length())), tolerance)
-    evaluate_and_report(loaded, prepared, data_args, output_dir)
-    original = None
-    if optimization_args.report:
-        run = (config, tokenizer, model_args, data_args, training_args)
-        original = report_run(prepared["eval"], *run, kind="compressed")
-    approach = "Static" if static else "Dynamic"
-    engine = " on IPEX" if use_ipex else ""
-    rest = ", and bf16 for the rest" if training_args.bf16 else ""
-    calibrated = f", calibrated on {len(calibration.lengths)} windows of training questions" if static else ""
-    done = f"{approach} post-training quantization to int8{engine}{rest}{calibrated}"
-    write_card(output_dir, data_args, {done: settings}, hub and hub.repo_id, original)
-    if hub:
-        push(hub, output_dir)
+    conclude(run, loaded, evaluated, post_training_steps(run, calibration))
 
 
 if __name__ == "__main__":

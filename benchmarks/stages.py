@@ -29,7 +29,7 @@ from transformers import AutoModelForQuestionAnswering, AutoTokenizer  # noqa: E
 from qa.models.passes import Batches  # noqa: E402
 from qa.questions.examples import read_examples  # noqa: E402
 from qa.questions.features import dataset_of, prepare_features  # noqa: E402
-from qa.results.evaluation import evaluate_model, prepare_evaluation  # noqa: E402
+from qa.results.evaluation import Prepared, evaluate_model  # noqa: E402
 from qa.start.arguments import DataTrainingArguments  # noqa: E402
 
 SHAPES = ((1, 128), (1, 384), (8, 384), (16, 128))
@@ -264,9 +264,10 @@ def evaluation(model, folder, path, multiple, repetitions):
             forward = 0.0
 
             def ours(place=place):
-                args = DataTrainingArguments(), type("", (), {"cache_dir": place})
-                prepared = prepare_evaluation({"validation": examples}, tokenizer, *args, 8, multiple)
-                return evaluate_model(passing, *prepared["eval"], args[0], place, "eval")
+                data_args, dataset = DataTrainingArguments(), dataset_of(examples)
+                features = prepare_features(dataset, tokenizer, data_args, place)
+                prepared = Prepared(dataset, features, Batches(features, tokenizer, 8, multiple=multiple))
+                return evaluate_model(passing, prepared, data_args, place, "eval")
 
             def plain(place=place):
                 dataset = dataset_of(examples)

@@ -1,17 +1,12 @@
-"""Pruning: INC's configuration, its pruners' state, and how sparse a model is.
+"""Pruning: INC's configuration, and the state of its pruners.
 
-Belongs here: what is pruned, when, and counting zeros.
-Does not belong here: the loop itself (`trainer_qa.py`, `qa/training/`) and reading YAML (`settings.py`).
+Belongs here: what is pruned, and when.
+Does not belong here: the loop itself (`trainer_qa.py`, `qa/training/`) counting zeros (`sparsity.py`) and
+reading YAML (`settings.py`).
 """
-
-import json
-import re
-from pathlib import Path
 
 import torch
 from neural_compressor import WeightPruningConfig
-
-from qa.start.output import write_text
 
 
 def pruning_config(settings):
@@ -72,54 +67,3 @@ def _is_state(value):
     if isinstance(value, (list, tuple)):
         return all(map(_is_state, value))
     return isinstance(value, (bool, int, float, torch.Tensor))
-
-
-def prunable_weights(model, excluded=r".*qa_outputs"):
-    """Find the weights of all linear operators but the excluded ones, in an fp32 or an int8 model.
-
-    Returns:
-        Dictionary from operator name (without INC's ".module") to the `(out, in)` tensor of values that the
-        operator multiplies with; an int8 weight is dequantized, its zeros stay zeros.
-    """
-    weights = {}
-    for name, module in model.named_modules():
-        name = name.removesuffix(".module")
-        if type(module).__name__ != "Linear" or re.fullmatch(excluded, name):
-            continue
-        weight = module.weight() if callable(module.weight) else module.weight
-        weights[name] = (weight.dequantize() if weight.is_quantized else weight).detach()
-    return weights
-
-
-def sparsity(model):
-    """Return the share of zeros, from 0 to 1, in the linear operators of a model without the answer head."""
-    weights = prunable_weights(model).values()
-    return sum(int((weight == 0).sum()) for weight in weights) / sum(weight.numel() for weight in weights)
-
-
-def sparsity_report(model, parameters):
-    """Count zeros.
-
-    Args:
-        model: fp32 or int8 model.
-        parameters: how many it has; an int8 model no longer tells.
-
-    Returns:
-        Dictionary of shares from 0 to 1: `sparsity` over the linear operators without the answer head,
-        `sparsity_of_model` over all parameters, and `sparsity_per_op` by operator name.
-    """
-    weights = prunable_weights(model)
-    zeros = {name: int((weight == 0).sum()) for name, weight in weights.items()}
-    return {
-        "sparsity": sparsity(model),
-        "sparsity_of_model": sum(zeros.values()) / parameters,
-        "sparsity_per_op": {name: zeros[name] / weight.numel() for name, weight in weights.items()},
-    }
-
-
-def save_sparsity(report, output_dir):
-    """Put a sparsity report into `inc_config.json`, in place of INC's percentage of all parameters."""
-    path = Path(output_dir) / "inc_config.json"
-    content = json.loads(path.read_text(encoding="utf-8"))
-    content["pruning"].update(report)
-    write_text(path, json.dumps(content, indent=2, sort_keys=True) + "\n")

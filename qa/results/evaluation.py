@@ -7,6 +7,7 @@ Does not belong here: forward passes (`qa/models/passes.py`) and how results are
 import itertools
 import tempfile
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
 from qa.models.passes import Batches, predict_logits
@@ -45,12 +46,27 @@ def post_processing(data_args, output_dir):
     return post_process
 
 
-def evaluate_model(model, examples, features, batches, data_args, output_dir, split, device="cpu"):
+@dataclass
+class Prepared:
+    """The questions of one split, ready for a model.
+
+    Attributes:
+        examples: `datasets.Dataset` from `features.dataset_of`.
+        features: `datasets.Dataset` from `prepare_features`.
+        batches: `Batches` of the features.
+    """
+
+    examples: object
+    features: object
+    batches: object
+
+
+def evaluate_model(model, prepared, data_args, output_dir, split, device="cpu"):
     """Answer the questions of one split with a model, write the answers down and score them.
 
     Args:
-        model, batches, device: as in `forward_passes`.
-        examples, features: as in `extract_answers`.
+        model, device: as in `forward_passes`.
+        prepared: `Prepared`.
         data_args: `DataTrainingArguments`.
         output_dir: folder for the answers' JSON files.
         split: `eval` or `predict`; prefix of the files and of the metrics.
@@ -59,13 +75,14 @@ def evaluate_model(model, examples, features, batches, data_args, output_dir, sp
         Metrics by name, with the prefix `{split}_`; scores only if every example has its answers.
     """
     begin = time.perf_counter()
-    logits = predict_logits(model, batches, device, desc="Evaluating" if split == "eval" else "Predicting")
-    examples, answers = post_processing(data_args, output_dir)(examples, features, logits, split)
+    description = "Evaluating" if split == "eval" else "Predicting"
+    logits = predict_logits(model, prepared.batches, device, description)
+    examples, answers = post_processing(data_args, output_dir)(prepared.examples, prepared.features, logits, split)
     seconds = time.perf_counter() - begin
     metrics = {
         **score(examples, answers, data_args),
         "samples": len(examples),
-        "features": len(features),
+        "features": len(prepared.features),
         "runtime": round(seconds, 4),
         "samples_per_second": round(len(examples) / seconds, 3),
     }
@@ -76,15 +93,14 @@ def f1_of_trials(prepared, data_args):
     """Return a function that gives the F1 of a model and prints it, numbered, the fp32 model first.
 
     Args:
-        prepared: `(examples, features, batches)` from `prepare_evaluation`.
+        prepared: `Prepared` validation questions.
         data_args: `DataTrainingArguments`.
     """
-    examples, features, batches = prepared
     trials = itertools.count()
 
     def f1_of(model):
         with tempfile.TemporaryDirectory() as answers_dir:
-            metrics = evaluate_model(model.eval(), examples, features, batches, data_args, answers_dir, "eval")
+            metrics = evaluate_model(model.eval(), prepared, data_args, answers_dir, "eval")
         number = next(trials)
         print(f"{f'trial {number}' if number else 'fp32'}: F1 {metrics['eval_f1']:.4f}")
         return metrics["eval_f1"]
@@ -92,39 +108,52 @@ def f1_of_trials(prepared, data_args):
     return f1_of
 
 
-def prepare_evaluation(examples, tokenizer, data_args, model_args, batch_size, multiple=1):
-    """Prepare what is to be evaluated and predicted.
+def prepare_split(run, examples, split, multiple=1):
+    """Prepare examples for a model.
 
     Args:
-        examples: dictionary from split to list of examples; `validation` and `test` are looked at.
-        tokenizer, data_args, model_args: of the run.
-        batch_size, multiple: as in `Batches`.
+        run: `Run`, whose tokenizer, lengths and cache are used.
+        examples: list of examples.
+        split: its name, for the progress bar.
+        multiple: as in `Batches`.
 
     Returns:
-        Dictionary from `eval` and `predict` to `(examples, features, batches)`.
+        `Prepared`.
     """
-    prepared = {}
-    for split, name in (("validation", "eval"), ("test", "predict")):
-        if split in examples:
-            dataset = dataset_of(examples[split])
-            features = prepare_features(dataset, tokenizer, data_args, model_args.cache_dir, f"{split} features")
-            batches = Batches(features, tokenizer, batch_size, data_args.fixed_width, multiple)
-            prepared[name] = dataset, features, batches
-    return prepared
+    dataset, size = dataset_of(examples), run.training_args.per_device_eval_batch_size
+    features = prepare_features(dataset, run.tokenizer, run.data_args, run.model_args.cache_dir, f"{split} features")
+    return Prepared(dataset, features, Batches(features, run.tokenizer, size, run.data_args.fixed_width, multiple))
 
 
-def evaluate_and_report(model, prepared, data_args, output_dir, device="cpu", saved=True):
+def prepare_evaluation(run, multiple=1):
+    """Prepare what a run evaluates and predicts.
+
+    Args:
+        run: `Run` with its examples, of which `validation` and `test` are looked at.
+        multiple: as in `Batches`.
+
+    Returns:
+        Dictionary from `eval` and `predict` to `Prepared`, as far as there are examples.
+    """
+    return {
+        name: prepare_split(run, run.examples[split], split, multiple)
+        for split, name in (("validation", "eval"), ("test", "predict"))
+        if split in run.examples
+    }
+
+
+def evaluate_and_report(model, evaluated, data_args, output_dir, device="cpu", saved=True):
     """Evaluate a model on what was prepared, print the metrics as tables and write them to the results files.
 
     Args:
         model, device: as in `forward_passes`.
-        prepared: from `prepare_evaluation`.
+        evaluated: from `prepare_evaluation`.
         data_args: `DataTrainingArguments`.
         output_dir: folder for results and answers.
         saved: whether the model's weights are in `output_dir`.
     """
-    for name, (examples, features, batches) in prepared.items():
-        metrics = evaluate_model(model, examples, features, batches, data_args, output_dir, name, device)
+    for name, prepared in evaluated.items():
+        metrics = evaluate_model(model, prepared, data_args, output_dir, name, device)
         metrics["model_size_mb"] = model_size_mb(model, output_dir if saved else None)
         save_results(metrics, output_dir, name)
         show_results(f"{name} metrics", metrics)

@@ -9,6 +9,7 @@ import json
 import re
 import tempfile
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 from qa.results.files import read_json
@@ -26,17 +27,15 @@ PLOTS = {
 METRICS = {"f1": "F1 (%)", "exact_match": "exact match (%)"}
 
 
-def report_run(
-    prepared, config, tokenizer, model_args, data_args, training_args, kind=None, history=(), sparsity=None
-):
+def report_run(run, prepared, kind=None, history=(), sparsity=None):
     """Compare what a run saved with the model that it started from, print a table and write the report.
 
     The original model is loaded once more, because compression uses it up. Metrics and answers of the run are read
     from its output folder, where `report.json`, `report.md` and the plots go as well.
 
     Args:
-        prepared: `(examples, features, batches)` of the evaluation, from `evaluation.prepare_evaluation`.
-        config, tokenizer, model_args, data_args, training_args: of the run.
+        run: `Run`.
+        prepared: `Prepared` validation questions.
         kind: of the model that the run made, as in `measure.measure`; `None` if it evaluated the original.
         history: log entries of the training (`TrainerState.log_history`).
         sparsity: of a pruned model, from `pruning.sparsity_report`.
@@ -52,11 +51,11 @@ def report_run(
     from qa.results.files import save_results
     from qa.results.measure import measure, timed_rows
 
-    examples, features, batches = prepared
-    output_dir = Path(training_args.output_dir)
+    examples, features, batches = prepared.examples, prepared.features, prepared.batches
+    output_dir, data_args, seed = Path(run.output_dir), run.data_args, run.training_args.seed
 
     def batches_of(size, multiple=1):
-        return Batches(features, tokenizer, size, data_args.fixed_width, multiple)
+        return Batches(features, run.tokenizer, size, data_args.fixed_width, multiple)
 
     def cost(of_kind, folder, multiple=1):
         inputs = {}
@@ -69,8 +68,8 @@ def report_run(
             speed["questions_per_second"] = speed.pop("features_per_second") * len(examples) / len(features)
         return measured
 
-    set_seed(training_args.seed)  # as at the run's start: an untrained head is drawn the same
-    original = load_model(model_args, config)
+    set_seed(seed)  # as at the run's start: an untrained head is drawn the same
+    original = load_model(run.model_args, run.config)
     evaluated = [output_dir]
     with tempfile.TemporaryDirectory() as folder:
         original.save_pretrained(folder)
@@ -79,19 +78,20 @@ def report_run(
         if kind:
             size_mb = read_json(output_dir / "all_results.json")["model_size_mb"]
             models["result"] = {"size_mb": size_mb, **cost(kind, output_dir, batches.multiple)}
-            device, plain = training_args.device, batches_of(batches.batch_size)
-            metrics = evaluate_model(original.to(device), examples, features, plain, data_args, folder, "eval", device)
+            device, plain = run.training_args.device, replace(prepared, batches=batches_of(batches.batch_size))
+            metrics = evaluate_model(original.to(device), plain, data_args, folder, "eval", device)
             save_results(metrics, folder, "eval")
             evaluated.insert(0, Path(folder))
         metrics = [read_json(place / "eval_results.json") for place in evaluated]
         answers = [read_json(place / "eval_predictions.json") for place in evaluated]
         scores = [question_scores(examples, place, data_args) for place in evaluated]
-    for model, entry in zip(models.values(), compare_scores(metrics, scores, training_args.seed), strict=True):
+    for model, entry in zip(models.values(), compare_scores(metrics, scores, seed), strict=True):
         model.update(entry)
+    name = run.model_args.model_name_or_path
     report = {
         # Reports are shown and sent to others, who need not know the folders of this machine.
-        "model": name_on_hub(model_args.model_name_or_path) or Path(model_args.model_name_or_path).resolve().name,
-        "untrained_head": "QuestionAnswering" not in str(config.architectures),
+        "model": name_on_hub(name) or Path(name).resolve().name,
+        "untrained_head": "QuestionAnswering" not in str(run.config.architectures),
         "questions": len(examples),
         "features": len(features),
         "processor": _processor(),

@@ -64,23 +64,15 @@ DECISIVE = (
 # fmt: on
 
 
-def decisive_settings(model_args, data_args, training_args, optimization_args, configs):
-    """Collect what the outcome of a run depends on.
-
-    Args:
-        model_args, data_args, training_args, optimization_args: as parsed.
-        configs: dictionary of the settings that were read from configuration files.
-
-    Returns:
-        Dictionary of JSON values.
-    """
-    everything = {**vars(model_args), **vars(data_args), **vars(training_args)}
+def decisive_settings(run):
+    """Collect what the outcome of a `Run` depends on, arguments and settings, as a dictionary of JSON values."""
+    everything = {**vars(run.model_args), **vars(run.data_args), **vars(run.training_args)}
     settings = {name: everything[name] for name in DECISIVE}
     settings["processes"] = int(os.environ.get("WORLD_SIZE", "1"))
-    for name, value in vars(optimization_args).items():
+    for name, value in vars(run.optimization_args).items():
         if name not in ("given", "verify_loading", "report"):
             settings[name] = value
-    return json.loads(json.dumps({**settings, **configs}, default=str))
+    return json.loads(json.dumps({**settings, **run.settings}, default=str))
 
 
 def check_owner(path, settings, overwrite):

@@ -89,6 +89,13 @@ def steps_per_epoch(args, count):
     return max(batches // args.gradient_accumulation_steps, 1)
 
 
+def steps_of_training(args, count):
+    """Return `(steps_per_epoch, last_step)`, optimizer steps; parameters as in `features_per_epoch`."""
+    epoch_steps = steps_per_epoch(args, count)
+    last_step = args.max_steps if args.max_steps > 0 else math.ceil(args.num_train_epochs * epoch_steps)
+    return epoch_steps, last_step
+
+
 def share_of_last_batch(args, count):
     """Tell which rows of its last batch in an epoch are a process's own, and what they weigh.
 

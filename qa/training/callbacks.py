@@ -15,7 +15,7 @@ from transformers import TrainerCallback
 from transformers.integrations import TensorBoardCallback
 
 from qa.compression.fake_quant import activation_ranges, freeze_observers, keep_survivors, observers_are_frozen
-from qa.compression.pruning import sparsity
+from qa.compression.sparsity import sparsity
 from qa.start.processes import wait_for_all
 
 # Share of the training steps after which activation ranges are kept.

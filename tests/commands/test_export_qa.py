@@ -213,7 +213,7 @@ def test_a_pruned_model_keeps_its_zeros(precision, pruned, tmp_path):
     from onnx import numpy_helper
     from transformers import AutoModelForQuestionAnswering
 
-    from qa.compression.pruning import prunable_weights
+    from qa.compression.sparsity import prunable_weights
 
     folder = tmp_path / "out"
     flags = ["--model_name_or_path", pruned, *QUESTIONS, "--max_eval_samples", 40, "--do_eval", "--verify_loading"]

@@ -55,7 +55,7 @@ def test_every_command_is_one_that_works(words, monkeypatch, tmp_path):
             understood(script, flags)
     elif program == "python":
         # `test_report_qa.py`, `test_prune_encoder_qa.py` and `test_resume.py` run what these do.
-        assert rest[0] in ("report_qa.py", "prune_encoder_qa.py", "tests/test_resume.py")
+        assert rest[0] in ("report_qa.py", "prune_encoder_qa.py", "tests/commands/test_resume.py")
         assert (ROOT / rest[0]).is_file()
     elif program == "torchrun":
         launched = torchrun_parser().parse_args(rest)

@@ -144,7 +144,7 @@ def prune_half(source, target):
     """Save a copy of a model with the smaller half of each linear operator's weights set to zero."""
     from transformers import AutoModelForQuestionAnswering, AutoTokenizer
 
-    from qa.compression.pruning import prunable_weights
+    from qa.compression.sparsity import prunable_weights
 
     model = AutoModelForQuestionAnswering.from_pretrained(source)
     for weight in prunable_weights(model).values():
@@ -155,7 +155,7 @@ def prune_half(source, target):
 
 
 def zero_pattern(model):
-    from qa.compression.pruning import prunable_weights
+    from qa.compression.sparsity import prunable_weights
 
     return {name: weight == 0 for name, weight in prunable_weights(model).items()}
 
@@ -165,19 +165,21 @@ def assert_reloads_to_the_same_f1(folder, max_samples=None):
     program = f"""
 import sys
 sys.path.insert(0, {str(ROOT)!r})
-from arguments_qa import DataTrainingArguments
-from data_qa import read_examples
-from inference_qa import Batches, evaluate_model
-from model_qa import load_compressed
 from transformers import AutoTokenizer
-from utils_qa import dataset_of, prepare_features
+from qa.models.compressed import load_compressed
+from qa.models.passes import Batches
+from qa.questions.examples import read_examples
+from qa.questions.features import dataset_of, prepare_features
+from qa.results.evaluation import Prepared, evaluate_model
+from qa.start.arguments import DataTrainingArguments
 data_args = DataTrainingArguments()
 tokenizer = AutoTokenizer.from_pretrained({str(folder)!r})
 examples = dataset_of(read_examples({str(SAMPLE / "dev.json")!r}, "dev", {max_samples}))
 features = prepare_features(examples, tokenizer, data_args)
 batches = Batches(features, tokenizer, 8, multiple=64 if "ipex" in open({str(folder / "config.json")!r}).read() else 1)
 model = load_compressed({str(folder)!r})
-print(evaluate_model(model, examples, features, batches, data_args, {str(folder.parent)!r}, "eval")["eval_f1"])
+prepared = Prepared(examples, features, batches)
+print(evaluate_model(model, prepared, data_args, {str(folder.parent)!r}, "eval")["eval_f1"])
 """
     finished = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=600)
     assert finished.returncode == 0, finished.stderr

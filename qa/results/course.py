@@ -1,0 +1,89 @@
+"""The course that every command takes, around the one step that is its own.
+
+Belongs here: what happens in the same order in all of them, before a model is compressed and after it is loaded again.
+Does not belong here: what any of these steps does. The heavy libraries are imported only where they are due.
+"""
+
+from qa.models.loading import load_config_and_tokenizer
+from qa.questions.examples import load_examples
+from qa.results.hub import push
+from qa.results.report import report_run
+from qa.start.output import check_owner, claim_output_dir, decisive_settings
+from qa.start.process import is_first_process
+from qa.start.processes import part
+
+
+def read_inputs(run, splits, needs_head=True):
+    """Read all that can be said to be wrong before the heavy libraries are loaded, into the run.
+
+    Args:
+        run: `Run` with its arguments and settings; `decisive`, `examples`, `config` and `tokenizer` are filled in.
+        splits: dictionary from split to whether it is needed.
+        needs_head: refuse a model that was not trained for question answering.
+
+    Raises:
+        UsageError: a file is wrong, or the output folder holds something else.
+    """
+    run.decisive = decisive_settings(run)
+    check_owner(run.output_dir, run.decisive, run.training_args.overwrite_output_dir)
+    run.examples = load_examples(run.data_args, run.model_args, [split for split, needed in splits.items() if needed])
+    run.config, run.tokenizer = load_config_and_tokenizer(run.model_args, run.data_args, needs_head)
+
+
+def claim(run):
+    """Make the output folder that of this run, now that nothing more can be wrong with its input."""
+    claim_output_dir(run.output_dir, run.decisive, run.training_args.overwrite_output_dir)
+
+
+def draw_calibration(run, multiple=1):
+    """Draw `--num_calibration_samples` training features with the run's seed, as `Batches`."""
+    from qa.models.passes import Batches
+    from qa.questions.features import dataset_of, draw_features
+
+    count, examples = run.optimization_args.num_calibration_samples, dataset_of(run.examples["train"])
+    drawn = draw_features(examples, run.tokenizer, run.data_args, count, run.training_args.seed)
+    return Batches(
+        drawn, run.tokenizer, run.training_args.per_device_eval_batch_size, run.data_args.fixed_width, multiple
+    )
+
+
+def seen_batches(evaluated, calibration):
+    """Choose the `Batches` that two models are compared on: real questions, or those of the calibration."""
+    return next(iter(evaluated.values())).batches if evaluated else calibration
+
+
+def evaluate_as_it_is(run, model, evaluated):
+    """Evaluate a model that this run does not change; parameters as in `conclude`."""
+    from qa.results.evaluation import evaluate_and_report
+
+    device = run.training_args.device
+    evaluate_and_report(model.to(device), evaluated, run.data_args, run.output_dir, device, saved=False)
+    part()
+    if run.optimization_args.report and is_first_process():
+        report_run(run, evaluated["eval"])
+
+
+def conclude(run, loaded, evaluated, steps, kind="compressed", history=(), sparsity=None):
+    """Say what came of a run: evaluate the model that was loaded again, report, write the card, send it to the hub.
+
+    Args:
+        run: `Run`.
+        loaded: what lies in the output folder, callable as in `passes.forward_passes`.
+        evaluated: from `evaluation.prepare_evaluation`.
+        steps: dictionary from what was done, a line of Markdown, to the settings of it.
+        kind: of the model, as in `measure.measure`.
+        history: log entries of the training (`TrainerState.log_history`).
+        sparsity: of a pruned model, from `pruning.sparsity_report`.
+    """
+    from qa.results.card import write_card
+    from qa.results.evaluation import evaluate_and_report
+
+    evaluate_and_report(loaded, evaluated, run.data_args, run.output_dir)
+    part()
+    if not is_first_process():
+        return
+    original = report_run(run, evaluated["eval"], kind, history, sparsity) if run.optimization_args.report else None
+    exported = None if kind == "compressed" else kind
+    write_card(run.output_dir, run.data_args, steps, run.hub and run.hub.repo_id, original, exported)
+    if run.hub:
+        push(run.hub, run.output_dir)

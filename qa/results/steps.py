@@ -1,0 +1,56 @@
+"""What was done to a model, in words for its card.
+
+Belongs here: lines of Markdown, each with the settings behind it as INC takes them.
+Does not belong here: the card around them (`card.py`).
+"""
+
+from qa.models.loading import name_on_hub
+
+FORMATS = {"onnx": "ONNX", "openvino": "OpenVINO IR"}
+QUANTIZERS = {"onnx": "ONNX Runtime", "openvino": "NNCF"}
+
+
+def training_steps(run):
+    """Tell what `run_qa.py` did.
+
+    Args:
+        run: `Run` with the merged settings.
+
+    Returns:
+        Dictionary from a line of text to the settings behind it.
+    """
+    training_args, optimization_args = run.training_args, run.optimization_args
+    epochs, rate = training_args.num_train_epochs, training_args.learning_rate
+    steps = {f"Training: epochs {epochs:g}, learning rate {rate:g}, seed {training_args.seed}": None}
+    if optimization_args.apply_quantization:
+        steps["Quantization-aware training for int8"] = run.settings["quantization"]
+    if optimization_args.apply_pruning:
+        steps[f"Pruning by `{run.settings['pruning']['pruning_type']}`"] = run.settings["pruning"]
+    if optimization_args.apply_distillation:
+        teacher = name_on_hub(optimization_args.teacher_model_name_or_path)
+        named = f"`{teacher}`" if teacher else "a teacher that is not on the hub"
+        steps[f"Distillation from {named}"] = run.settings["distillation"]
+    return steps
+
+
+def post_training_steps(run, calibration):
+    """Tell what `run_qa_post_training.py` did; `calibration` are the `Batches` it calibrated on, or `None`."""
+    approach = run.optimization_args.quantization_approach.capitalize()
+    engine = " on IPEX" if run.training_args.use_ipex else ""
+    rest = ", and bf16 for the rest" if run.training_args.bf16 else ""
+    done = f"{approach} post-training quantization to int8{engine}{rest}{_calibrated(calibration)}"
+    return {done: run.settings["quantization"]}
+
+
+def export_steps(run, calibration):
+    """Tell what `export_qa.py` did; `calibration` as in `post_training_steps`."""
+    export_format = run.optimization_args.export_format
+    steps = {f"Export to {FORMATS[export_format]}": None}
+    if calibration:
+        by = QUANTIZERS[export_format]
+        steps[f"Static post-training quantization to int8 by {by}{_calibrated(calibration)}"] = None
+    return steps
+
+
+def _calibrated(calibration):
+    return f", calibrated on {len(calibration.lengths)} windows of training questions" if calibration else ""

@@ -1,0 +1,38 @@
+"""One run, from its arguments on: what the rooms hand to each other.
+
+Belongs here: what is known of a run before a model is loaded, under one name.
+Does not belong here: reading and checking any of it.
+"""
+
+from dataclasses import dataclass, field
+
+
+@dataclass
+class Run:
+    """What was asked for, and what was read for it.
+
+    Attributes:
+        model_args, data_args, training_args, optimization_args: as parsed.
+        settings: dictionary from `quantization`, `pruning` and `distillation` to what configuration files and flags
+            come to.
+        decisive: what the outcome depends on, from `output.decisive_settings`.
+        examples: dictionary from split to list of examples.
+        config, tokenizer: of the model that the run starts from.
+        hub: `hub.Hub` to send the model to, or `None`.
+    """
+
+    model_args: object
+    data_args: object
+    training_args: object
+    optimization_args: object
+    settings: dict = field(default_factory=dict)
+    decisive: dict = field(default_factory=dict)
+    examples: dict = field(default_factory=dict)
+    config: object = None
+    tokenizer: object = None
+    hub: object = None
+
+    @property
+    def output_dir(self):
+        """The output folder, as it was named."""
+        return self.training_args.output_dir
