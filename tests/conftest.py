@@ -8,8 +8,8 @@ nobody waiting:
   what works on IPEX, and for lines that users run; `-c` and a program in place of the script. `forked_main.start` for
   a run that is looked at, or killed, while it lasts. `subprocess.run` only for what the imports are a part of:
   --help, what is printed while libraries are imported, torchrun, variables that the libraries read (`HF_ENDPOINT`).
-- Tests that look at one run share it: a fixture with `scope="module"`, and `pytest.mark.xdist_group("its name")` on
-  every test that asks for it, or each worker would make it again. What has no group goes to whoever is free.
+- Tests that look at one run share it: a fixture with `scope="module"`, named in `SHARED_RUNS` below, or each worker
+  would make it again. Tests without such a fixture go to whoever is free.
 - 48 training questions, 40 to score and one epoch are enough for most; see `test_run_qa.train`.
 - Nothing on a fixed port, nothing outside `tmp_path`; bounds on time hold on a machine where all cores are busy.
 """
@@ -62,8 +62,16 @@ hypothesis.settings.register_profile(
 hypothesis.settings.load_profile("suite")
 
 
+# Fixtures that hold whole runs: tests that ask for one of them are for one worker.
+SHARED_RUNS = {"exported", "pruned", "runs"}
+
+
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items):
     """Whole runs first: at the end there are short tests only, and no worker waits long for another."""
+    for item in items:
+        for name in SHARED_RUNS.intersection(item.fixturenames):
+            item.add_marker(pytest.mark.xdist_group(name))
     items.sort(key=lambda item: item.get_closest_marker("recipe") is None)
 
 

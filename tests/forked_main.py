@@ -45,7 +45,13 @@ ARGUMENTS = (
 # What it imports when it gets to work. The engines of exports stay out: they are quick, and start threads.
 LIBRARIES = (
     *ARGUMENTS,
-    *("optimum.intel", "trainer_qa", "qa.compression.distillation", "qa.compression.post_training", "qa.models.passes"),
+    *(
+        "optimum.intel",
+        "trainer_qa",
+        "qa.compression.distillation",
+        "qa.compression.post_training",
+        "qa.models.passes",
+    ),
     *("qa.results.card", "qa.results.plots", "qa.results.comparison", "transformers.pipelines.question_answering"),
     *("optimum.exporters.onnx.model_configs", "onnx", "torch.utils.tensorboard"),
 )
@@ -86,7 +92,8 @@ class Run:
         return self.stdout, self.stderr
 
     def send_signal(self, number):
-        os.kill(self.pid, number)
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(self.pid, number)
 
     def kill(self):
         self.send_signal(signal.SIGKILL)
@@ -112,7 +119,7 @@ def start(script, *words, cwd, kind="libraries", env=None, limited=False):
     Returns:
         `Run`.
     """
-    outputs = [tempfile.TemporaryFile() for _ in range(3)]
+    outputs = [tempfile.TemporaryFile() for _ in range(3)]  # noqa: SIM115  a `Run` reads them in the end
     asked = {"script": script, "words": list(map(str, words)), "cwd": str(cwd), "limited": limited}
     connection = _connected(kind)
     socket.send_fds(connection, [b"."], [file.fileno() for file in outputs])
