@@ -63,7 +63,7 @@ hypothesis.settings.load_profile("suite")
 
 
 # Fixtures that hold whole runs: tests that ask for one of them are for one worker.
-SHARED_RUNS = {"exported", "pruned", "runs"}
+SHARED_RUNS = {"exported", "place", "pruned", "runs"}
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -71,7 +71,7 @@ def pytest_collection_modifyitems(items):
     """Whole runs first: at the end there are short tests only, and no worker waits long for another."""
     for item in items:
         for name in SHARED_RUNS.intersection(item.fixturenames):
-            item.add_marker(pytest.mark.xdist_group(name))
+            item.add_marker(pytest.mark.xdist_group(f"{item.module.__name__}.{name}"))
     items.sort(key=lambda item: item.get_closest_marker("recipe") is None)
 
 
