@@ -41,6 +41,8 @@ os.environ.update(
 from qa.start.process import prepare_process  # noqa: E402
 
 prepare_process()  # or some test would be the first to find its variables set
+# Those that the processes start with that others are forked from, whatever a test has set since.
+VARIABLES = dict(os.environ)
 import hypothesis  # noqa: E402
 import pytest  # noqa: E402
 

@@ -59,10 +59,6 @@ LIBRARIES = (
 KINDS = {"arguments": ARGUMENTS, "libraries": LIBRARIES, "ipex": ("intel_extension_for_pytorch", *LIBRARIES)}
 
 
-# What the processes that are forked from start with, whatever a test has set since.
-_ENVIRONMENT = dict(os.environ)
-
-
 class Run:
     """A forked process, with the part of `subprocess.Popen` that tests use; `heavy` is there once it has ended."""
 
@@ -137,6 +133,8 @@ def run(script, *words, **kwargs):
 
 def _connected(kind):
     """Return a connection to the process of a kind, which the first of all workers to ask for it starts."""
+    from conftest import VARIABLES
+
     folder = Path(os.environ["QA_TESTS_FOLDER"])
     path = folder / f"{kind}.socket"
     with FileLock(folder / f"{kind}.lock"):
@@ -145,7 +143,7 @@ def _connected(kind):
             paths = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
             with (folder / f"{kind}.log").open("wb") as log:
                 server = subprocess.Popen(
-                    words, env={**_ENVIRONMENT, "PYTHONPATH": paths}, stdin=subprocess.DEVNULL, stdout=log, stderr=log
+                    words, env={**VARIABLES, "PYTHONPATH": paths}, stdin=subprocess.DEVNULL, stdout=log, stderr=log
                 )
             while not path.exists():
                 assert server.poll() is None, (folder / f"{kind}.log").read_text()

@@ -15,13 +15,12 @@ import time
 from pathlib import Path
 from types import SimpleNamespace
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # of the run by hand
+sys.path[:0] = map(str, Path(__file__).resolve().parents[1:3])  # of the run by hand
 
-import forked_main
-import pytest
+import forked_main  # noqa: E402
+import pytest  # noqa: E402
+from conftest import ROOT, SAMPLE  # noqa: E402
 
-ROOT = Path(__file__).resolve().parents[2]
-SAMPLE = ROOT / "sample"
 TEACHER = ("--apply_distillation", "--teacher_model_name_or_path", str(SAMPLE / "distilbert-qa-teacher"))
 RECIPES = {
     "quantization": ("--apply_quantization",),
@@ -176,8 +175,6 @@ def kill_at(process, folder, seconds, in_save):
 
 
 def main(kills):
-    import conftest  # noqa: F401  its variables
-
     long = ("--max_steps", str(LONG_STEPS))
     # The imports would count as a part of the first training.
     forked_main.run("-c", "", cwd=".")
