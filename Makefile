@@ -19,12 +19,15 @@ demo: .venv/run-ready
 	$(DEMO) --output_dir $(OUT)/ipex --quantization_approach static --use_ipex
 	$(PYTHON) report_qa.py $(OUT)/dynamic $(OUT)/static $(OUT)/ipex --output_dir $(OUT)/report
 
+# One worker on each core, with one thread; `tests/conftest.py` says how to write tests for that.
+PYTEST := $(PYTHON) -m pytest --numprocesses logical --dist loadgroup
+
 test: .venv/test-ready lint
-	$(PYTHON) -m pytest
+	$(PYTEST) --durations 20
 
 # The tests that start no command and train nothing.
 unit: .venv/test-ready
-	$(PYTHON) -m pytest -m "not recipe"
+	$(PYTEST) -m "not recipe"
 
 lint: .venv/test-ready
 	$(PYTHON) -m ruff check .

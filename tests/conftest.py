@@ -1,17 +1,34 @@
-"""What the tests share: caches in a temporary folder, no hub, small question files, the sample model, the script."""
+"""What the tests share: caches in a temporary folder, no hub, small question files, the sample model, whole runs.
+
+The tests run on all cores (`make test`), each worker with one thread. How to write the test of a whole run that keeps
+nobody waiting:
+
+- Mark it `recipe`. Start it with `forked_main.run("run_qa.py", *flags, cwd=tmp_path)`, which forks it from a process
+  with the libraries imported: `returncode`, `stdout`, `stderr` as of `subprocess.run`, 8 s sooner. `kind="ipex"` for
+  what works on IPEX, and for lines that users run; `-c` and a program in place of the script. `forked_main.start` for
+  a run that is looked at, or killed, while it lasts. `subprocess.run` only for what the imports are a part of:
+  --help, what is printed while libraries are imported, torchrun, variables that the libraries read (`HF_ENDPOINT`).
+- Tests that look at one run share it: a fixture with `scope="module"`, named in `SHARED_RUNS` below, or each worker
+  would make it again. Tests without such a fixture go to whoever is free.
+- 48 training questions, 40 to score and one epoch are enough for most; see `test_run_qa.train`.
+- Nothing on a fixed port, nothing outside `tmp_path`; bounds on time hold on a machine where all cores are busy.
+"""
 
 import atexit
 import json
 import os
 import shutil
-import subprocess
-import sys
 import tempfile
 from pathlib import Path
 
+# One folder for all workers of pytest-xdist, which inherit the variables of the process that starts them.
+if "QA_TESTS_FOLDER" not in os.environ:
+    os.environ.update(QA_TESTS_FOLDER=tempfile.mkdtemp(prefix="qa-tests-"), QA_TESTS_PID=str(os.getpid()))
+    atexit.register(shutil.rmtree, os.environ["QA_TESTS_FOLDER"], ignore_errors=True)
+_CACHE = os.environ["QA_TESTS_FOLDER"]
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 # The libraries read these when they are imported, so they must be set before any test module is.
-_CACHE = tempfile.mkdtemp(prefix="qa-tests-")
-atexit.register(shutil.rmtree, _CACHE, ignore_errors=True)
 os.environ.update(
     HF_HOME=_CACHE,
     HF_DATASETS_CACHE=str(Path(_CACHE) / "datasets"),
@@ -24,6 +41,8 @@ os.environ.update(
 from qa.start.process import prepare_process  # noqa: E402
 
 prepare_process()  # or some test would be the first to find its variables set
+# Those that the processes start with that others are forked from, whatever a test has set since.
+VARIABLES = dict(os.environ)
 import hypothesis  # noqa: E402
 import pytest  # noqa: E402
 
@@ -43,6 +62,19 @@ hypothesis.settings.register_profile(
     ],
 )
 hypothesis.settings.load_profile("suite")
+
+
+# Fixtures that hold whole runs: tests that ask for one of them are for one worker.
+SHARED_RUNS = {"exported", "place", "pruned", "runs"}
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items):
+    """Whole runs first: at the end there are short tests only, and no worker waits long for another."""
+    for item in items:
+        for name in SHARED_RUNS.intersection(item.fixturenames):
+            item.add_marker(pytest.mark.xdist_group(f"{item.module.__name__}.{name}"))
+    items.sort(key=lambda item: item.get_closest_marker("recipe") is None)
 
 
 @pytest.fixture(autouse=True)
@@ -123,22 +155,3 @@ def model(tmp_path):
     folder = tmp_path / "model"
     shutil.copytree(SAMPLE / "distilbert-qa", folder)
     return folder
-
-
-@pytest.fixture
-def run_script(tmp_path):
-    """Return a function that runs the post-training script in an empty working directory."""
-    workdir = tmp_path / "workdir"
-    workdir.mkdir()
-
-    def run(*words, python_flags=()):
-        return subprocess.run(
-            [sys.executable, *python_flags, str(ROOT / "run_qa_post_training.py"), *map(str, words)],
-            cwd=workdir,
-            capture_output=True,
-            text=True,
-            timeout=300,
-            check=False,
-        )
-
-    return run

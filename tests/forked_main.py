@@ -1,15 +1,30 @@
-"""Run a script's `main` in a process forked from one that has imported what a run imports before it sees its input.
+"""Run a script's `main`, or a short program, in a process forked from one that has imported the libraries.
 
-Belongs here: what runs in the forked process, and starting it; kept small, since every process imports it.
+A run of its own pays 8 s of imports before it does anything. A forked one has a memory, a working directory, an
+environment, standard streams, signals and an exit code of its own as well, and shares with a run of its own all that
+is worth testing but the imports. `python tests/forked_main.py KIND SOCKET PID` is the process that is forked from; it
+listens at a socket, for all workers of a test run, until the process PID has ended.
+
+Belongs here: what runs in the forked process, and starting it.
+Does not belong here: flags of runs, and what is expected of them.
 """
 
-import multiprocessing
+import contextlib
+import importlib
+import json
 import os
 import resource
+import select
+import signal
+import socket
+import subprocess
 import sys
-from multiprocessing import forkserver
+import tempfile
+import time
+import traceback
 from pathlib import Path
-from types import SimpleNamespace
+
+from filelock import FileLock
 
 ROOT = Path(__file__).resolve().parent.parent
 # What takes most of the start-up time, and tells nothing about input.
@@ -17,63 +32,208 @@ HEAVY = ("neural_compressor", "optimum", "intel_extension_for_pytorch", "onnxrun
 # No refusal needs much; a bomb that unfolds does.
 MEMORY_LIMIT = 1 << 30
 SECONDS_LIMIT = 60
-PRELOADED = [
-    *(
-        "forked_main",
-        "run_qa",
-        "run_qa_post_training",
-        "export_qa",
-        "qa.results.evaluation",
-        "transformers.training_args",
-    ),
+# Seconds that a run may take, on a machine where all cores are busy.
+PATIENCE = 600
+# What a run imports before it has looked at its input.
+ARGUMENTS = (
+    *("run_qa", "run_qa_post_training", "export_qa", "qa.results.evaluation", "transformers.training_args"),
     *("transformers.integrations", "pyarrow.parquet", "pandas"),
     *(f"transformers.models.auto.{part}_auto" for part in ("modeling", "tokenization")),
     *(f"transformers.models.distilbert.{part}_distilbert" for part in ("modeling", "tokenization")),
     "transformers.models.distilbert.tokenization_distilbert_fast",
-]
+)
+# What it imports when it gets to work. The engines of exports stay out: they are quick, and start threads.
+LIBRARIES = (
+    *ARGUMENTS,
+    *(
+        "optimum.intel",
+        "trainer_qa",
+        "qa.compression.distillation",
+        "qa.compression.post_training",
+        "qa.models.passes",
+    ),
+    *("qa.results.card", "qa.results.plots", "qa.results.comparison", "transformers.pipelines.question_answering"),
+    *("optimum.exporters.onnx.model_configs", "onnx", "torch.utils.tensorboard"),
+)
+# `ipex` is as its users' processes are, where INC finds it: with what it changes in PyTorch.
+KINDS = {"arguments": ARGUMENTS, "libraries": LIBRARIES, "ipex": ("intel_extension_for_pytorch", *LIBRARIES)}
 
 
-def start_server():
-    """Start the process that the others are forked from, once."""
-    multiprocessing.set_forkserver_preload(PRELOADED)
-    before = os.environ.get("PYTHONPATH")
-    os.environ["PYTHONPATH"] = f"{ROOT}{os.pathsep}{ROOT / 'tests'}"
-    try:
-        forkserver.ensure_running()
-    finally:
-        del os.environ["PYTHONPATH"]
-        if before is not None:
-            os.environ["PYTHONPATH"] = before
+class Run:
+    """A forked process, with the part of `subprocess.Popen` that tests use; `heavy` is there once it has ended."""
+
+    def __init__(self, connection, outputs):
+        self._connection, self._outputs = connection, outputs
+        self._answers = connection.makefile("r")
+        self.pid, self.returncode = int(self._answers.readline()), None
+
+    def poll(self):
+        if self.returncode is None and select.select([self._connection], [], [], 0)[0]:
+            self.wait()
+        return self.returncode
+
+    def wait(self, timeout=PATIENCE):
+        if self.returncode is None:
+            if not select.select([self._connection], [], [], timeout)[0]:
+                self.kill()
+                raise subprocess.TimeoutExpired("a forked run", timeout)
+            self.returncode = int(self._answers.readline())
+            self._connection.close()
+            self.stdout, self.stderr, self.heavy = map(_content, self._outputs)
+            self.heavy = self.heavy.split()
+        return self.returncode
+
+    def communicate(self, timeout=PATIENCE):
+        self.wait(timeout)
+        return self.stdout, self.stderr
+
+    def send_signal(self, number):
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(self.pid, number)
+
+    def kill(self):
+        self.send_signal(signal.SIGKILL)
 
 
-def run(script, words, workdir, capture):
-    """Run a script with command-line words.
+def _content(file):
+    file.seek(0)
+    return file.read().decode()
+
+
+def start(script, *words, cwd, kind="libraries", env=None, limited=False):
+    """Start a run.
 
     Args:
-        script: `run_qa`, `run_qa_post_training` or `export_qa`.
-        words: list of text.
-        workdir: existing folder to run in.
-        capture: existing folder for what comes out.
+        script: name of a script in the project's root, or `-c`, with a program as the first word.
+        words: its command line; turned into text.
+        cwd: existing folder to run in.
+        kind: of `KINDS`: what has been imported before.
+        env: environment variables; those of this process if `None`. What the libraries read as they are imported
+            (`HF_ENDPOINT`, `OMP_NUM_THREADS`) comes too late here.
+        limited: whether memory and processor time are kept to what a refusal needs.
 
     Returns:
-        `code` the exit code, `stdout` and `stderr` as text, `heavy` the names among `HEAVY` that were imported.
+        `Run`.
     """
-    process = multiprocessing.get_context("forkserver").Process(target=_main, args=(script, words, workdir, capture))
-    process.start()
-    process.join()
-    stdout, stderr, heavy = ((capture / name).read_text(encoding="utf-8") for name in ("stdout", "stderr", "heavy"))
-    return SimpleNamespace(code=process.exitcode, stdout=stdout, stderr=stderr, heavy=heavy.split())
+    outputs = [tempfile.TemporaryFile() for _ in range(3)]  # noqa: SIM115  a `Run` reads them in the end
+    asked = {"script": script, "words": list(map(str, words)), "cwd": str(cwd), "limited": limited}
+    connection = _connected(kind)
+    socket.send_fds(connection, [b"."], [file.fileno() for file in outputs])
+    connection.sendall(json.dumps({**asked, "env": dict(os.environ if env is None else env)}).encode())
+    connection.shutdown(socket.SHUT_WR)
+    return Run(connection, outputs)
 
 
-def _main(script, words, workdir, capture):
-    memory = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
-    resource.setrlimit(resource.RLIMIT_AS, (memory + MEMORY_LIMIT, memory + MEMORY_LIMIT))
-    resource.setrlimit(resource.RLIMIT_CPU, (SECONDS_LIMIT, SECONDS_LIMIT))
-    for number, name in ((1, "stdout"), (2, "stderr")):
-        os.dup2(os.open(capture / name, os.O_WRONLY | os.O_CREAT), number)
-    os.chdir(workdir)
-    sys.argv = [f"{script}.py", *words]
+def run(script, *words, **kwargs):
+    """Start a run as `start` does and wait for its end; a `Run` has `returncode`, `stdout` and `stderr` then."""
+    process = start(script, *words, **kwargs)
+    process.wait()
+    return process
+
+
+def _connected(kind):
+    """Return a connection to the process of a kind, which the first of all workers to ask for it starts."""
+    from conftest import VARIABLES
+
+    folder = Path(os.environ["QA_TESTS_FOLDER"])
+    path = folder / f"{kind}.socket"
+    with FileLock(folder / f"{kind}.lock"):
+        if not path.exists():
+            words = [sys.executable, __file__, kind, str(path), os.environ["QA_TESTS_PID"]]
+            paths = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
+            with (folder / f"{kind}.log").open("wb") as log:
+                server = subprocess.Popen(
+                    words, env={**VARIABLES, "PYTHONPATH": paths}, stdin=subprocess.DEVNULL, stdout=log, stderr=log
+                )
+            while not path.exists():
+                assert server.poll() is None, (folder / f"{kind}.log").read_text()
+                time.sleep(0.02)
+            # Else its imports would be heard in no run at all.
+            assert not (printed := (folder / f"{kind}.log").read_text()), printed
+    connection = socket.socket(socket.AF_UNIX)
+    connection.connect(str(path))
+    return connection
+
+
+# --- the process that is forked from ---
+
+
+def serve(kind, path, pid):
+    """Import what a kind of runs needs, then fork one for whoever connects; return when process `pid` has ended."""
+    from qa.corrections.ipex import without_ipex
+    from qa.start.process import prepare_process, quiet_libraries
+
+    prepare_process()
+    quiet_libraries()
+    with without_ipex(kind == "libraries"):
+        for name in KINDS[kind]:
+            importlib.import_module(name)
+    server = socket.socket(socket.AF_UNIX)
+    # Bound to another name until it listens: the name is the sign for that.
+    server.bind(f"{path}-")
+    server.listen(64)
+    Path(f"{path}-").rename(path)
+    server.settimeout(1)
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    while Path(f"/proc/{pid}").exists():
+        with contextlib.suppress(TimeoutError):
+            connection, _ = server.accept()
+            if not os.fork():
+                server.close()
+                _watch(connection)
+            connection.close()
+
+
+def _watch(connection):
+    """Fork the run that was asked for, and tell its number and its exit code."""
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    connection.setblocking(True)
+    _, outputs, _, _ = socket.recv_fds(connection, 1, 3)
+    asked = b""
+    while part := connection.recv(1 << 16):
+        asked += part
+    if not (pid := os.fork()):
+        connection.close()
+        _run(outputs, **json.loads(asked))
+    connection.sendall(f"{pid}\n".encode())
+    code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    with contextlib.suppress(BrokenPipeError):  # nobody waits any more
+        connection.sendall(f"{code}\n".encode())
+    os._exit(0)
+
+
+def _run(outputs, script, words, cwd, limited, env):
+    code = 0
     try:
-        __import__(script).main()
+        if limited:
+            memory = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+            resource.setrlimit(resource.RLIMIT_AS, (memory + MEMORY_LIMIT, memory + MEMORY_LIMIT))
+            resource.setrlimit(resource.RLIMIT_CPU, (SECONDS_LIMIT, SECONDS_LIMIT))
+        os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+        for number, output in enumerate(outputs[:2], 1):
+            os.dup2(output, number)
+        os.environ.clear()
+        os.environ.update(env)
+        os.chdir(cwd)
+        if script == "-c":
+            program, *words = words
+            sys.argv = ["-c", *words]
+            exec(compile(program, "<string>", "exec"), {"__name__": "__main__"})
+        else:
+            sys.argv = [str(ROOT / script), *words]
+            importlib.import_module(script.removesuffix(".py")).main()
+    except SystemExit as ended:
+        code = ended.code if isinstance(ended.code, int) else int(ended.code is not None)
+    except BaseException:
+        traceback.print_exc()
+        code = 1
     finally:
-        (capture / "heavy").write_text(" ".join(name for name in HEAVY if name in sys.modules), encoding="utf-8")
+        os.write(outputs[2], " ".join(name for name in HEAVY if name in sys.modules).encode())
+        sys.stdout.flush()
+        sys.stderr.flush()
+        # What this process has registered for its end is the server's.
+        os._exit(code)
+
+
+if __name__ == "__main__":
+    serve(sys.argv[1], sys.argv[2], int(sys.argv[3]))

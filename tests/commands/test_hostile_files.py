@@ -9,7 +9,7 @@ import tarfile
 
 import forked_main
 import pytest
-from conftest import ROOT, SAMPLE
+from conftest import SAMPLE
 from test_bad_input import TEACHER, as_words, good_flags
 
 from qa.models.compressed import check_torchscript, load_compressed, load_pickled
@@ -270,17 +270,15 @@ FILES = {
 @pytest.mark.parametrize("name", FILES)
 def test_no_file_runs_code_and_each_is_refused(name, tmp_path):
     script, prepare, expected = FILES[name]
-    mark, workdir, capture = tmp_path / "mark", tmp_path / "workdir", tmp_path / "capture"
+    mark, workdir = tmp_path / "mark", tmp_path / "workdir"
     workdir.mkdir()
-    capture.mkdir()
     flags = good_flags(script, tmp_path)
     changes = prepare(tmp_path, mark)
     assert not mark.exists()
-    forked_main.start_server()
     words = list(map(str, changes)) if isinstance(changes, list) else as_words({**flags, **changes})
-    finished = forked_main.run(script, words, workdir, capture)
+    finished = forked_main.run(f"{script}.py", *words, cwd=workdir, kind="arguments", limited=True)
     assert not mark.exists(), "code from the file was run"
-    assert finished.code == 2, finished.stderr
+    assert finished.returncode == 2, finished.stderr
     assert finished.stderr.startswith("error: ")
     assert len(finished.stderr.splitlines()) == 1, finished.stderr
     for part in expected:
@@ -358,15 +356,12 @@ def test_what_torch_saves_of_a_training_is_loaded(tmp_path):
 
 @pytest.mark.recipe
 def test_checkpoints_run_no_code(tmp_path):
-    import subprocess
-    import sys
-
     flags = {
         **good_flags("run_qa", tmp_path),
         **{"--max_steps": 2, "--save_steps": 1, "--no_cuda": True, "--do_eval": None},
     }
-    command = [sys.executable, str(ROOT / "run_qa.py"), *as_words(flags)]
-    subprocess.run(command, cwd=tmp_path, check=True, capture_output=True, timeout=300)
+    finished = forked_main.run("run_qa.py", *as_words(flags), cwd=tmp_path)
+    assert finished.returncode == 0, finished.stderr
     good = tmp_path / "out" / "checkpoint-1"
     assert good.is_dir()
     pickled = sorted(path.name for path in good.iterdir() if path.suffix in (".pt", ".pth", ".bin"))
@@ -384,7 +379,7 @@ def test_checkpoints_run_no_code(tmp_path):
     ):
         content = (good / name).read_bytes() if (good / name).exists() else None
         save_pickled(good / name, {"state": Hostile(mark)})
-        finished = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300)
+        finished = forked_main.run("run_qa.py", *as_words(flags), cwd=tmp_path)
         assert not mark.exists(), name
         if content is None:
             assert finished.returncode == 0, finished.stderr

@@ -1,12 +1,11 @@
 """Models of other layouts than the sample's, small and untrained: all that is done to one has to work."""
 
 import re
-import subprocess
-import sys
 
+import forked_main
 import numpy as np
 import pytest
-from conftest import ROOT, SAMPLE
+from conftest import SAMPLE
 
 from qa.models.compressed import load_compressed
 from qa.models.passes import Batches, predict_logits
@@ -63,8 +62,8 @@ def models(tmp_path_factory, byte_tokenizer, tokenizer):
 
 def verified(words, model, output_dir):
     """Run a script, which has to find its saved model equal; return what it printed."""
-    words = [ROOT / words[0], *words[1:], "--model_name_or_path", model, *QUESTIONS, "--output_dir", output_dir]
-    finished = subprocess.run([sys.executable, *map(str, words)], capture_output=True, text=True, timeout=300)
+    words = [*words, "--model_name_or_path", model, *QUESTIONS, "--output_dir", output_dir]
+    finished = forked_main.run(*words, cwd=output_dir.parent, kind="ipex" if "--use_ipex" in words else "libraries")
     assert finished.returncode == 0, finished.stderr
     assert re.search("verify_loading: .* passed", finished.stdout)
     return finished.stdout

@@ -4,17 +4,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import forked_main
 import pytest
 
 from prune_encoder_qa import prune
 
 ROOT = Path(__file__).resolve().parents[2]
 SAMPLE = ROOT / "sample"
-
-
-def run(*words):
-    words = [sys.executable, str(ROOT / "prune_encoder_qa.py"), *map(str, words)]
-    return subprocess.run(words, capture_output=True, text=True, timeout=300)
 
 
 def test_the_smallest_weights_of_each_operator_go():
@@ -35,9 +31,9 @@ def test_the_command_leaves_a_sparse_encoder_without_a_head(tmp_path):
     from transformers import AutoModelForQuestionAnswering
 
     folder = tmp_path / "sparse"
-    finished = run(
-        "--model_name_or_path", SAMPLE / "distilbert-qa", "--target_sparsity", "0.9", "--output_dir", folder
-    )
+    words = [sys.executable, ROOT / "prune_encoder_qa.py", "--model_name_or_path", SAMPLE / "distilbert-qa"]
+    words += ["--target_sparsity", "0.9", "--output_dir", folder]
+    finished = subprocess.run(list(map(str, words)), capture_output=True, text=True, timeout=forked_main.PATIENCE)
     assert finished.returncode == 0, finished.stderr
     assert "in 18 linear operators" in finished.stdout
     auto_class = AutoModelForQuestionAnswering
@@ -54,6 +50,6 @@ def test_the_command_leaves_a_sparse_encoder_without_a_head(tmp_path):
 )
 def test_wrong_words_are_refused(words, named, tmp_path):
     defaults = ["--model_name_or_path", SAMPLE / "distilbert-qa", "--output_dir", tmp_path / "out"]
-    finished = run(*defaults, *words)
+    finished = forked_main.run("prune_encoder_qa.py", *defaults, *words, cwd=tmp_path, kind="arguments")
     assert finished.returncode == 2 and named in finished.stderr and finished.stderr.startswith("error: ")
     assert not (tmp_path / "out").exists()

@@ -2,13 +2,12 @@
 
 import os
 import signal
-import subprocess
-import sys
 
+import forked_main
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT, SAMPLE
+from conftest import SAMPLE
 
 from qa.compression import distillation
 from qa.questions.examples import read_examples
@@ -123,7 +122,6 @@ def test_a_killed_process_is_taken_up(features, tmp_path):
     # All in fresh processes: IPEX, which other tests import here, rounds otherwise.
     program = f"""
 import os, signal, sys
-sys.path[:0] = [{str(ROOT)!r}, {str(ROOT / "tests")!r}]
 import datasets
 from transformers import AutoModelForQuestionAnswering, AutoTokenizer
 from qa.compression import distillation
@@ -145,8 +143,7 @@ print(passes)
 """
 
     def run(folder, last):
-        words = [sys.executable, "-c", program, str(folder), str(last)]
-        return subprocess.run(words, capture_output=True, text=True, timeout=300)
+        return forked_main.run("-c", program, folder, last, cwd=tmp_path)
 
     killed = run(tmp_path / "killed", 3)
     assert killed.returncode == -signal.SIGKILL, killed.stderr

@@ -1,14 +1,14 @@
 """The report: intervals, the Pareto front, tables, and what a whole run with --report leaves behind."""
 
 import json
-import subprocess
 import sys
 from itertools import combinations
 
+import forked_main
 import hypothesis
 import numpy as np
 import pytest
-from conftest import ROOT, SAMPLE
+from conftest import SAMPLE
 from hypothesis import strategies as st
 from matplotlib.image import imread
 
@@ -142,11 +142,9 @@ WORDS += ["--validation_file", SAMPLE / "dev.json", "--max_eval_samples", 40, "-
 PNG_OF_RUN = ["report_cost.png", "report_scores.png"]
 
 
-def run(script, *words):
-    words = [sys.executable, ROOT / script, *words]
-    finished = subprocess.run(list(map(str, words)), capture_output=True, text=True, timeout=300)
+def run(script, *words, cwd):
+    finished = forked_main.run(script, *words, cwd=cwd)
     assert finished.returncode == 0, finished.stderr
-    return finished.stdout
 
 
 def read(folder, name):
@@ -157,14 +155,14 @@ def read(folder, name):
 def runs(tmp_path_factory):
     """Finished runs: only evaluated, static, pruned and distilled, and one without a report."""
     place = tmp_path_factory.mktemp("reports")
-    run("run_qa_post_training.py", *WORDS, "--report", "--output_dir", place / "fp32")
+    run("run_qa_post_training.py", *WORDS, "--report", "--output_dir", place / "fp32", cwd=place)
     static = ["--apply_quantization", "--quantization_approach", "static", "--num_calibration_samples", 16]
-    run("run_qa_post_training.py", *WORDS, *static, "--report", "--output_dir", place / "static")
+    run("run_qa_post_training.py", *WORDS, *static, "--report", "--output_dir", place / "static", cwd=place)
     training = ["--do_train", "--max_train_samples", 48, "--num_train_epochs", 1, "--save_strategy", "no"]
     training += ["--apply_pruning", "--target_sparsity", 0.5, "--apply_distillation"]
     training += ["--teacher_model_name_or_path", SAMPLE / "distilbert-qa-teacher"]
-    run("run_qa.py", *WORDS, *training, "--report", "--output_dir", place / "pruned")
-    run("run_qa_post_training.py", *WORDS, "--apply_quantization", "--output_dir", place / "unreported")
+    run("run_qa.py", *WORDS, *training, "--report", "--output_dir", place / "pruned", cwd=place)
+    run("run_qa_post_training.py", *WORDS, "--apply_quantization", "--output_dir", place / "unreported", cwd=place)
     return place
 
 
