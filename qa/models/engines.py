@@ -157,7 +157,8 @@ def load_exported(output_dir):
 
     Returns:
         Function of the tokenizer's inputs as keywords, `(b, l)` int64 arrays or tensors, that returns a dictionary of
-        `start_logits` and `end_logits`, `(b, l)` float32 arrays.
+        `start_logits` and `end_logits`, `(b, l)` float32 arrays. Its attribute `takes_arrays` says that it needs no
+        PyTorch.
     """
     folder, threads = Path(output_dir), chosen_threads()
     if (folder / "model.onnx").is_file():
@@ -171,6 +172,7 @@ def load_exported(output_dir):
         def run(**inputs):
             return dict(zip(LOGITS, session.run(LOGITS, _arrays(inputs, names)), strict=True))
 
+        run.takes_arrays = True
         return run
 
     import openvino
@@ -184,6 +186,7 @@ def load_exported(output_dir):
         outputs = compiled(_arrays(inputs, names))
         return {name: outputs[name] for name in LOGITS}
 
+    run.takes_arrays = True
     return run
 
 

@@ -63,12 +63,14 @@ DECISIVE = (
     "warmup_steps", "label_smoothing_factor", "use_ipex", "bf16", "do_train",
 )
 # fmt: on
+# How answers follow from logits: kept for those who ask the model later, and free to change like the others.
+ANSWERING = ("n_best_size", "max_answer_length", "null_score_diff_threshold")
 
 
 def decisive_settings(run):
     """Collect what the outcome of a `Run` depends on, arguments and settings, as a dictionary of JSON values."""
     everything = {**vars(run.model_args), **vars(run.data_args), **vars(run.training_args)}
-    settings = {name: everything[name] for name in DECISIVE}
+    settings = {name: everything[name] for name in (*DECISIVE, *ANSWERING)}
     settings["processes"] = int(os.environ.get("WORLD_SIZE", "1"))
     for name, value in vars(run.optimization_args).items():
         if name not in ("given", "verify_loading", "report"):
@@ -106,7 +108,7 @@ def _differences(settings, others, label):
     return "; ".join(
         f"{name} {settings.get(name)} ({label} {others.get(name)})"
         for name in sorted(settings.keys() | others.keys())
-        if settings.get(name) != others.get(name)
+        if settings.get(name) != others.get(name) and name not in ANSWERING
     )
 
 

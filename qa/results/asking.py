@@ -1,0 +1,241 @@
+"""One question to a model that a run saved, outside of any run.
+
+Belongs here: finding out what an output folder holds and how its run was set up, loading no more than it takes, and
+answering as `--do_predict` does.
+Does not belong here: answering whole files (`evaluation.py`), and showing answers to people (`answer_qa.py`).
+"""
+
+import importlib.util
+import json
+import os
+import re
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from qa.start.arguments import DataTrainingArguments, ModelArguments
+from qa.start.errors import UsageError
+from qa.start.output import ANSWERING, RUN_FILE
+from qa.start.paths import kind_of
+from qa.start.process import go_offline_without_hub
+
+# Windows in a batch: the default of --per_device_eval_batch_size.
+BATCH_SIZE = 8
+# Settings of a run that its answers depend on.
+ASKED_FOR = ("max_seq_length", "doc_stride", "pad_to_max_length", "version_2_with_negative", *ANSWERING)
+ENGINES = {"onnx": "onnxruntime", "openvino": "openvino"}
+# Characters of a sentence that are shown on either side of an answer.
+LONGEST_SIDE = 300
+
+
+@dataclass
+class Asked:
+    """A model that can be asked.
+
+    Attributes:
+        name: what its folder is called.
+        model: callable as in `passes.forward_passes`.
+        tokenizer: its tokenizer.
+        data_args: `DataTrainingArguments` of its run.
+        multiple: as in `passes.Batches`.
+    """
+
+    name: str
+    model: object
+    tokenizer: object
+    data_args: DataTrainingArguments
+    multiple: int
+
+
+def kind_of_model(folder):
+    """Tell what kind of model lies in a folder, importing nothing.
+
+    Args:
+        folder: path of the folder.
+
+    Returns:
+        `onnx`, `openvino`, `compressed` (by INC, also for IPEX), `fp32`, or `original` for a run that only evaluated
+        the model that it names.
+
+    Raises:
+        UsageError: there is no such folder, no model in it, or its engine is not installed.
+    """
+    if kind_of(folder) != "folder":
+        raise UsageError(f"{folder}: there is no such folder; name the output folder of a finished run")
+    kind = "onnx" if (folder / "model.onnx").is_file() else "openvino"
+    if (folder / "model.onnx").is_file() or (folder / "openvino_model.xml").is_file():
+        if importlib.util.find_spec(ENGINES[kind]) is None:
+            raise UsageError(
+                f"{folder} needs {ENGINES[kind]}, not installed here; mend it with: {sys.executable} -m pip install -r "
+                f"requirements-{kind}.txt"
+            )
+        return kind
+    if (folder / "config.json").is_file():
+        config = _read_object(folder / "config.json")
+        return "compressed" if "int8" in str(config.get("torch_dtype")) or config.get("backend") == "ipex" else "fp32"
+    if "model_name_or_path" in settings_of(folder):
+        return "original"
+    raise UsageError(f"{folder} holds no model; name the output folder of a finished run")
+
+
+def settings_of(folder):
+    """Return the settings of the run that wrote a folder, none for a folder that no run wrote.
+
+    Raises:
+        UsageError: they cannot be read.
+    """
+    return _read_object(folder / RUN_FILE) if (folder / RUN_FILE).is_file() else {}
+
+
+def _read_object(path):
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UsageError(f"{path} cannot be read ({error}); name the output folder of a finished run") from error
+    if not isinstance(content, dict):
+        raise UsageError(f"{path} holds a {type(content).__name__}; name the output folder of a finished run")
+    return content
+
+
+def prepare_imports(kinds):
+    """Keep out libraries that models of these kinds do not need; call it before any is imported.
+
+    Args:
+        kinds: from `kind_of_model`.
+    """
+    if all(kind in ENGINES for kind in kinds):
+        # PyTorch, which transformers imports for its tokenizers as well, takes 1.5 s.
+        os.environ["USE_TORCH"] = "0"
+        os.environ["TRANSFORMERS_NO_ADVISORY_WARNINGS"] = "1"
+    if "original" in kinds:
+        go_offline_without_hub()
+
+
+def load(folder, kind, name):
+    """Load what can be asked.
+
+    Args:
+        folder: path of the folder.
+        kind: from `kind_of_model`.
+        name: what to call it.
+
+    Returns:
+        `Asked`.
+
+    Raises:
+        UsageError: something in the folder is damaged, or cannot be asked.
+    """
+    from qa.models.compressed import IPEX_WIDTH_STEP
+    from qa.models.loading import load_tokenizer
+
+    settings = settings_of(folder)
+    source = settings["model_name_or_path"] if kind == "original" else str(folder)
+    model_args = ModelArguments(model_name_or_path=source)
+    if kind == "original":
+        model_args.model_revision = settings.get("model_revision", model_args.model_revision)
+    try:
+        tokenizer = load_tokenizer(
+            "model_name_or_path", kind == "original" and settings.get("tokenizer_name") or source, model_args
+        )
+        model = _load_model(folder, kind, model_args)
+    except UsageError as error:
+        raise UsageError(str(error).removeprefix("--model_name_or_path ")) from error
+    except Exception as error:  # engines raise anything on a damaged file
+        raise UsageError(f"{folder} cannot be loaded: {error}; make it anew") from error
+    data_args = _data_args(folder, settings, tokenizer, getattr(model, "config", None))
+    ipex = kind == "compressed" and getattr(getattr(model, "config", None), "backend", None) == "ipex"
+    multiple = IPEX_WIDTH_STEP if ipex and data_args.pad_to_max_length is None else 1
+    return Asked(name, model, tokenizer, data_args, multiple)
+
+
+def _load_model(folder, kind, model_args):
+    if kind in ENGINES:
+        from qa.models.engines import load_exported
+
+        return load_exported(folder)
+    if kind == "compressed":
+        from qa.models.compressed import load_compressed
+
+        return load_compressed(folder)
+    from qa.models.loading import load_model
+
+    return load_model(model_args, needs_head=True)
+
+
+def _data_args(folder, settings, tokenizer, config):
+    """Return the `DataTrainingArguments` of a run; its defaults, as far as the model is long enough, where none is."""
+    known = {name: settings[name] for name in ASKED_FOR if name in settings}
+    for name, value in known.items():
+        default = getattr(DataTrainingArguments(), name)
+        allowed = (
+            (bool, type(None)) if default is None else (int, float) if isinstance(default, float) else type(default)
+        )
+        if not isinstance(value, allowed):
+            raise UsageError(f"{folder / RUN_FILE}: {name} is {value!r}; name the output folder of a finished run")
+    data_args = DataTrainingArguments(**known)
+    if "max_seq_length" not in known:
+        longest = min(
+            tokenizer.model_max_length, getattr(config, "max_position_embeddings", tokenizer.model_max_length)
+        )
+        data_args.max_seq_length = min(data_args.max_seq_length, longest)
+        data_args.doc_stride = min(data_args.doc_stride, data_args.max_seq_length // 3)
+    return data_args
+
+
+def ask(asked, question, context):
+    """Answer a question about a text, in windows where it is long.
+
+    Args:
+        asked: `Asked`.
+        question, context: text.
+
+    Returns:
+        Dictionary of `answer` (the empty text for none), `span` (its `[begin, end]` characters in the context, or
+        `None`), `score` (its probability among the best candidates), for SQuAD 2.0 `null_odds` (the null score minus
+        that of the best answer) and `null_score_diff_threshold` (answers nothing above it), and `seconds`, from text
+        to answer.
+
+    Raises:
+        UsageError: the question is blank or too long, or the text is blank.
+    """
+    from qa.models.passes import Batches, predict_logits
+    from qa.questions.features import dataset_of, uncached_features
+    from qa.results.evaluation import choose_answers
+
+    begin = time.perf_counter()
+    example = {"id": "1", "title": "", "context": context, "question": question, "answers": None}
+    examples, data_args = dataset_of([example]), asked.data_args
+    features = uncached_features(examples, asked.tokenizer, data_args)
+    batches = Batches(features, asked.tokenizer, BATCH_SIZE, data_args.fixed_width, asked.multiple)
+    logits = predict_logits(asked.model, batches)
+    answers = choose_answers(examples, features, logits, data_args)
+    seconds = time.perf_counter() - begin
+    answer, span = answers.predictions["1"], answers.spans["1"]
+    found = {
+        "answer": answer,
+        "span": list(span) if span else None,
+        "score": next((entry["probability"] for entry in answers.nbest["1"] if entry["text"] == answer), 0.0),
+    }
+    if answers.null_odds is not None:
+        threshold = data_args.null_score_diff_threshold
+        found |= {"null_odds": answers.null_odds["1"], "null_score_diff_threshold": threshold}
+    return found | {"seconds": seconds}
+
+
+def sentence_around(context, span):
+    """Cut out the sentence that an answer stands in.
+
+    Args:
+        context: text.
+        span: `(begin, end)` characters of the answer.
+
+    Returns:
+        `(before, answer, after)`, at most `LONGEST_SIDE` characters on either side.
+    """
+    begin, end = span
+    ends = [found.end() for found in re.finditer(r"[.!?]['\")\]]*\s+|\n", context[:begin])]
+    first = max(ends[-1] if ends else 0, begin - LONGEST_SIDE)
+    following = re.compile(r"[.!?]['\")\]]*(?=\s|$)|\n").search(context, max(begin, end - 1))
+    last = min(following.end() if following else len(context), end + LONGEST_SIDE)
+    return context[first:begin], context[begin:end], context[end : max(last, end)]
