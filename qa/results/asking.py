@@ -12,13 +12,13 @@ import re
 import sys
 import time
 from dataclasses import dataclass
-from pathlib import Path
 
 from qa.start.arguments import DataTrainingArguments, ModelArguments
 from qa.start.errors import UsageError
 from qa.start.output import ANSWERING, RUN_FILE
 from qa.start.paths import kind_of
 from qa.start.process import go_offline_without_hub
+from qa.start.stack import PROJECT_DIR
 
 # Windows in a batch: the default of --per_device_eval_batch_size.
 BATCH_SIZE = 8
@@ -67,8 +67,8 @@ def kind_of_model(folder):
     if (folder / "model.onnx").is_file() or (folder / "openvino_model.xml").is_file():
         if importlib.util.find_spec(ENGINES[kind]) is None:
             raise UsageError(
-                f"{folder} needs {ENGINES[kind]}, not installed here; mend it with: {sys.executable} -m pip install -r "
-                f"requirements-{kind}.txt"
+                f"{folder} needs {ENGINES[kind]}, not installed here; mend it with: {sys.executable} -m pip install "
+                f"-r {PROJECT_DIR / f'requirements-{kind}.txt'}"
             )
         return kind
     if (folder / "config.json").is_file():
@@ -135,9 +135,8 @@ def load(folder, kind, name):
     if kind == "original":
         model_args.model_revision = settings.get("model_revision", model_args.model_revision)
     try:
-        tokenizer = load_tokenizer(
-            "model_name_or_path", kind == "original" and settings.get("tokenizer_name") or source, model_args
-        )
+        named = settings.get("tokenizer_name") if kind == "original" else None
+        tokenizer = load_tokenizer("model_name_or_path", named or source, model_args)
         model = _load_model(folder, kind, model_args)
     except UsageError as error:
         raise UsageError(str(error).removeprefix("--model_name_or_path ")) from error
@@ -168,16 +167,14 @@ def _data_args(folder, settings, tokenizer, config):
     known = {name: settings[name] for name in ASKED_FOR if name in settings}
     for name, value in known.items():
         default = getattr(DataTrainingArguments(), name)
-        allowed = (
-            (bool, type(None)) if default is None else (int, float) if isinstance(default, float) else type(default)
-        )
+        # JSON writes 1.0 and 1 alike, and a padding that was not chosen as null.
+        allowed = {float: (int, float), type(None): (bool, type(None))}.get(type(default), type(default))
         if not isinstance(value, allowed):
             raise UsageError(f"{folder / RUN_FILE}: {name} is {value!r}; name the output folder of a finished run")
     data_args = DataTrainingArguments(**known)
     if "max_seq_length" not in known:
-        longest = min(
-            tokenizer.model_max_length, getattr(config, "max_position_embeddings", tokenizer.model_max_length)
-        )
+        longest = tokenizer.model_max_length
+        longest = min(longest, getattr(config, "max_position_embeddings", longest))
         data_args.max_seq_length = min(data_args.max_seq_length, longest)
         data_args.doc_stride = min(data_args.doc_stride, data_args.max_seq_length // 3)
     return data_args
