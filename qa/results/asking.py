@@ -14,17 +14,16 @@ import time
 from dataclasses import dataclass
 
 from qa.start.arguments import DataTrainingArguments, ModelArguments
+from qa.start.engines import ENGINES
 from qa.start.errors import UsageError
-from qa.start.output import ANSWERING, RUN_FILE
+from qa.start.output import RUN_FILE
 from qa.start.paths import kind_of
 from qa.start.process import go_offline_without_hub
+from qa.start.run import ANSWERING
 from qa.start.stack import PROJECT_DIR
 
 # Windows in a batch: the default of --per_device_eval_batch_size.
 BATCH_SIZE = 8
-# Settings of a run that its answers depend on.
-ASKED_FOR = ("max_seq_length", "doc_stride", "pad_to_max_length", "version_2_with_negative", *ANSWERING)
-ENGINES = {"onnx": "onnxruntime", "openvino": "openvino"}
 # Characters of a sentence that are shown on either side of an answer.
 LONGEST_SIDE = 300
 
@@ -55,37 +54,41 @@ def kind_of_model(folder):
         folder: path of the folder.
 
     Returns:
-        `onnx`, `openvino`, `compressed` (by INC, also for IPEX), `fp32`, or `original` for a run that only evaluated
-        the model that it names.
+        A name among `ENGINES`, `compressed` (by INC, also for IPEX), `fp32`, or `original` for a run that evaluated
+        the model that it names and saved none.
 
     Raises:
         UsageError: there is no such folder, no model in it, or its engine is not installed.
     """
     if kind_of(folder) != "folder":
         raise UsageError(f"{folder}: there is no such folder; name the output folder of a finished run")
-    kind = "onnx" if (folder / "model.onnx").is_file() else "openvino"
-    if (folder / "model.onnx").is_file() or (folder / "openvino_model.xml").is_file():
-        if importlib.util.find_spec(ENGINES[kind]) is None:
+    for kind, engine in ENGINES.items():
+        if not (folder / engine.files[-1]).is_file():
+            continue
+        if importlib.util.find_spec(engine.runtime) is None:
             raise UsageError(
-                f"{folder} needs {ENGINES[kind]}, not installed here; mend it with: {sys.executable} -m pip install "
+                f"{folder} needs {engine.runtime}, not installed here; mend it with: {sys.executable} -m pip install "
                 f"-r {PROJECT_DIR / f'requirements-{kind}.txt'}"
             )
         return kind
     if (folder / "config.json").is_file():
         config = _read_object(folder / "config.json")
         return "compressed" if "int8" in str(config.get("torch_dtype")) or config.get("backend") == "ipex" else "fp32"
-    if "model_name_or_path" in settings_of(folder):
+    if {"model_name_or_path", "model_revision", "tokenizer_name"} <= settings_of(folder).keys():
         return "original"
     raise UsageError(f"{folder} holds no model; name the output folder of a finished run")
 
 
 def settings_of(folder):
-    """Return the settings of the run that wrote a folder, none for a folder that no run wrote.
+    """Return what the run that wrote a folder left for those who ask its model, nothing if no run has finished there.
 
     Raises:
-        UsageError: they cannot be read.
+        UsageError: it cannot be read.
     """
-    return _read_object(folder / RUN_FILE) if (folder / RUN_FILE).is_file() else {}
+    settings = _read_object(folder / RUN_FILE).get("answering", {}) if (folder / RUN_FILE).is_file() else {}
+    if not isinstance(settings, dict):
+        raise UsageError(f"{folder / RUN_FILE}: answering is {settings!r}; name the output folder of a finished run")
+    return settings
 
 
 def _read_object(path):
@@ -133,9 +136,9 @@ def load(folder, kind, name):
     source = settings["model_name_or_path"] if kind == "original" else str(folder)
     model_args = ModelArguments(model_name_or_path=source)
     if kind == "original":
-        model_args.model_revision = settings.get("model_revision", model_args.model_revision)
+        model_args.model_revision = settings["model_revision"]
     try:
-        named = settings.get("tokenizer_name") if kind == "original" else None
+        named = settings["tokenizer_name"] if kind == "original" else None
         tokenizer = load_tokenizer("model_name_or_path", named or source, model_args)
         model = _load_model(folder, kind, model_args)
     except UsageError as error:
@@ -164,7 +167,7 @@ def _load_model(folder, kind, model_args):
 
 def _data_args(folder, settings, tokenizer, config):
     """Return the `DataTrainingArguments` of a run; its defaults, as far as the model is long enough, where none is."""
-    known = {name: settings[name] for name in ASKED_FOR if name in settings}
+    known = {name: settings[name] for name in ANSWERING if name in settings}
     for name, value in known.items():
         default = getattr(DataTrainingArguments(), name)
         # JSON writes 1.0 and 1 alike, and a padding that was not chosen as null.
