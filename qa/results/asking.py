@@ -22,7 +22,7 @@ from qa.start.process import go_offline_without_hub
 from qa.start.run import ANSWERING
 from qa.start.stack import PROJECT_DIR
 
-# Windows in a batch: the default of --per_device_eval_batch_size.
+# The default of --per_device_eval_batch_size: windows in a batch, which dynamic models take their scales from.
 BATCH_SIZE = 8
 # Characters of a sentence that are shown on either side of an answer.
 LONGEST_SIDE = 300
@@ -37,13 +37,14 @@ class Asked:
         model: callable as in `passes.forward_passes`.
         tokenizer: its tokenizer.
         data_args: `DataTrainingArguments` of its run.
-        multiple: as in `passes.Batches`.
+        batch_size, multiple: as in `passes.Batches`.
     """
 
     name: str
     model: object
     tokenizer: object
     data_args: DataTrainingArguments
+    batch_size: int
     multiple: int
 
 
@@ -145,10 +146,12 @@ def load(folder, kind, name):
         raise UsageError(str(error).removeprefix("--model_name_or_path ")) from error
     except Exception as error:  # engines raise anything on a damaged file
         raise UsageError(f"{folder} cannot be loaded: {error}; make it anew") from error
-    data_args = _data_args(folder, settings, tokenizer, getattr(model, "config", None))
+    known = _known(folder, settings)
+    batch_size = known.pop("per_device_eval_batch_size", BATCH_SIZE)
+    data_args = _data_args(known, tokenizer, getattr(model, "config", None))
     ipex = kind == "compressed" and getattr(getattr(model, "config", None), "backend", None) == "ipex"
     multiple = IPEX_WIDTH_STEP if ipex and data_args.pad_to_max_length is None else 1
-    return Asked(name, model, tokenizer, data_args, multiple)
+    return Asked(name, model, tokenizer, data_args, batch_size, multiple)
 
 
 def _load_model(folder, kind, model_args):
@@ -165,15 +168,20 @@ def _load_model(folder, kind, model_args):
     return load_model(model_args, needs_head=True)
 
 
-def _data_args(folder, settings, tokenizer, config):
-    """Return the `DataTrainingArguments` of a run; its defaults, as far as the model is long enough, where none is."""
+def _known(folder, settings):
+    """Return those of `ANSWERING` that a run has left, and refuse what cannot be their value."""
+    defaults = vars(DataTrainingArguments()) | {"per_device_eval_batch_size": BATCH_SIZE}
     known = {name: settings[name] for name in ANSWERING if name in settings}
     for name, value in known.items():
-        default = getattr(DataTrainingArguments(), name)
+        kind = type(defaults[name])
         # JSON writes 1.0 and 1 alike, and a padding that was not chosen as null.
-        allowed = {float: (int, float), type(None): (bool, type(None))}.get(type(default), type(default))
-        if not isinstance(value, allowed):
+        if not isinstance(value, {float: (int, float), type(None): (bool, type(None))}.get(kind, kind)):
             raise UsageError(f"{folder / RUN_FILE}: {name} is {value!r}; name the output folder of a finished run")
+    return known
+
+
+def _data_args(known, tokenizer, config):
+    """Return the `DataTrainingArguments` of a run; its defaults, as far as the model is long enough, where none is."""
     data_args = DataTrainingArguments(**known)
     if "max_seq_length" not in known:
         longest = tokenizer.model_max_length
@@ -207,7 +215,7 @@ def ask(asked, question, context):
     example = {"id": "1", "title": "", "context": context, "question": question, "answers": None}
     examples, data_args = dataset_of([example]), asked.data_args
     features = uncached_features(examples, asked.tokenizer, data_args)
-    batches = Batches(features, asked.tokenizer, BATCH_SIZE, data_args.fixed_width, asked.multiple)
+    batches = Batches(features, asked.tokenizer, asked.batch_size, data_args.fixed_width, asked.multiple)
     logits = predict_logits(asked.model, batches)
     answers = choose_answers(examples, features, logits, data_args)
     seconds = time.perf_counter() - begin

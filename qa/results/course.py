@@ -88,7 +88,8 @@ def seen_batches(evaluated, calibration):
 
 def _answering(run):
     """Return the settings that answers depend on, for those who ask the model later."""
-    return {name: getattr(run.data_args, name) for name in ANSWERING}
+    arguments = vars(run.data_args) | vars(run.training_args)
+    return {name: arguments[name] for name in ANSWERING}
 
 
 def evaluate_as_it_is(run, model, evaluated):
