@@ -8,6 +8,7 @@ run_qa_post_training.py, run_qa.py and export_qa.py, and any fp32 model for ques
 """
 
 import argparse
+import gc
 import json
 import sys
 from pathlib import Path
@@ -131,10 +132,13 @@ def main():
         names = [str(folder) for folder in args.folders]
     quiet_libraries()
     prepare_imports(kinds)
+    # Looking for garbage among 2,400 modules takes 0.4 s and finds none.
+    gc.disable()
     models = [load(*words) for words in zip(args.folders, kinds, names, strict=True)]
 
     from rich.console import Console
 
+    gc.enable()
     console = Console(highlight=False)
     for question in questions_of(args):
         try:

@@ -130,6 +130,7 @@ def load(folder, kind, name):
     Raises:
         UsageError: something in the folder is damaged, or cannot be asked.
     """
+    import qa.results.evaluation  # noqa: F401  the first question is not to wait for it
     from qa.models.compressed import IPEX_WIDTH_STEP
     from qa.models.loading import load_tokenizer
 
@@ -201,21 +202,21 @@ def ask(asked, question, context):
     Returns:
         Dictionary of `answer` (the empty text for none), `span` (its `[begin, end]` characters in the context, or
         `None`), `score` (its probability among the best candidates), for SQuAD 2.0 `null_odds` (the null score minus
-        that of the best answer) and `null_score_diff_threshold` (answers nothing above it), and `seconds`, from text
-        to answer.
+        that of the best answer) and `null_score_diff_threshold` (answers nothing above it), and `seconds`, which the
+        model and the choice of the answer took.
 
     Raises:
-        UsageError: the question is blank or too long, or the text is blank.
+        UsageError: the question is so long that it leaves no room for the text.
     """
     from qa.models.passes import Batches, predict_logits
     from qa.questions.features import dataset_of, uncached_features
     from qa.results.evaluation import choose_answers
 
-    begin = time.perf_counter()
     example = {"id": "1", "title": "", "context": context, "question": question, "answers": None}
     examples, data_args = dataset_of([example]), asked.data_args
     features = uncached_features(examples, asked.tokenizer, data_args)
     batches = Batches(features, asked.tokenizer, asked.batch_size, data_args.fixed_width, asked.multiple)
+    begin = time.perf_counter()
     logits = predict_logits(asked.model, batches)
     answers = choose_answers(examples, features, logits, data_args)
     seconds = time.perf_counter() - begin

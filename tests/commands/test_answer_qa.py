@@ -176,6 +176,7 @@ def test_answers_are_those_of_do_predict(name, file, folders):
     for example in read_examples(str(SAMPLE / file), file, 25):
         found = ask(asked, example["question"], example["context"])
         assert found["answer"] == read["predictions"][example["id"]]
+        assert (found["span"] is None) == (found["answer"] == "")
         answers.add(found["answer"])
         if name == "dynamic":
             assert found["null_odds"] == pytest.approx(read["null_odds"][example["id"]], abs=1e-4)
