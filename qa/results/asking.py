@@ -103,11 +103,12 @@ def _read_object(path):
 
 
 def prepare_imports(kinds):
-    """Keep out libraries that models of these kinds do not need; call it before any is imported.
+    """Keep out progress bars, and libraries that models of these kinds do not need; call it before any is imported.
 
     Args:
         kinds: from `kind_of_model`.
     """
+    os.environ["TQDM_DISABLE"] = "1"
     if all(kind in ENGINES for kind in kinds):
         # PyTorch, which transformers imports for its tokenizers as well, takes 1.5 s.
         os.environ["USE_TORCH"] = "0"
@@ -152,7 +153,10 @@ def load(folder, kind, name):
     data_args = _data_args(known, tokenizer, getattr(model, "config", None))
     ipex = kind == "compressed" and getattr(getattr(model, "config", None), "backend", None) == "ipex"
     multiple = IPEX_WIDTH_STEP if ipex and data_args.pad_to_max_length is None else 1
-    return Asked(name, model, tokenizer, data_args, batch_size, multiple)
+    asked = Asked(name, model, tokenizer, data_args, batch_size, multiple)
+    # The first passes of an engine prepare its graph and kernels; no answer is to be blamed for that.
+    ask(asked, "Who?", "Nobody.")
+    return asked
 
 
 def _load_model(folder, kind, model_args):
