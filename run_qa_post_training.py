@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from qa.compression.settings import CONFIG_DIR, find_config, quantization_settings
 from qa.corrections.ipex import without_ipex
 from qa.corrections.py_cpuinfo import ask_about_processor
-from qa.models.compressed import load_compressed
+from qa.models.compressed import IPEX_WIDTH_STEP, load_compressed
 from qa.models.loading import load_model
 from qa.results.course import claim, conclude, draw_calibration, evaluate_as_it_is, is_done, read_inputs, seen_batches
 from qa.results.hub import hub_of
@@ -27,9 +27,6 @@ from qa.start.output import saving
 from qa.start.process import check_one_process, prepare_process
 from qa.start.run import Run
 from qa.start.stack import check_stack
-
-# Widths that IPEX batches are padded to are multiples of this.
-IPEX_WIDTH_STEP = 64
 
 __all__ = ["DataTrainingArguments", "ModelArguments", "OptimizationArguments", "main"]
 

@@ -171,7 +171,7 @@ def command_of(args):
 
 def evaluation(args):
     """Evaluating int8 models, from questions to scores."""
-    from run_qa_post_training import IPEX_WIDTH_STEP
+    from qa.models.compressed import IPEX_WIDTH_STEP
 
     rows = []
     for approach in ("dynamic", "static", "ipex"):

@@ -12,6 +12,9 @@ from qa.corrections.ipex import without_ipex
 from qa.corrections.torch_tracer import trace_without_stacks
 from qa.start.errors import UsageError
 
+# Widths that IPEX batches are padded to are multiples of this: it compiles the graph anew for every shape.
+IPEX_WIDTH_STEP = 64
+
 
 def load_pickled(path, device="cpu"):
     """Load a file that `torch.save` wrote. Nothing but tensors and plain values is built, no code in it is run.

@@ -164,7 +164,8 @@ def load_exported(output_dir):
 
     Returns:
         Function of the tokenizer's inputs as keywords, `(b, l)` int64 arrays or tensors, that returns a dictionary of
-        `start_logits` and `end_logits`, `(b, l)` float32 arrays.
+        `start_logits` and `end_logits`, `(b, l)` float32 arrays. Its attribute `takes_arrays` says that it needs no
+        PyTorch.
     """
     folder = Path(output_dir)
     name = next(name for name, engine in ENGINES.items() if (folder / engine.files[-1]).is_file())
@@ -182,6 +183,7 @@ def _load_onnx(folder, threads):
     def run(**inputs):
         return dict(zip(LOGITS, session.run(LOGITS, _arrays(inputs, names)), strict=True))
 
+    run.takes_arrays = True
     return run
 
 
@@ -197,6 +199,7 @@ def _load_openvino(folder, threads):
         outputs = compiled(_arrays(inputs, names))
         return {name: outputs[name] for name in LOGITS}
 
+    run.takes_arrays = True
     return run
 
 

@@ -35,14 +35,26 @@ def load_config_and_tokenizer(model_args, data_args, needs_head):
     Raises:
         UsageError: either cannot be loaded, or the model is of the wrong kind, or too short for `max_seq_length`.
     """
-    from transformers import AutoConfig, AutoTokenizer
+    from transformers import AutoConfig
 
     name = model_args.model_name_or_path
     config_flag = "config_name" if model_args.config_name else "model_name_or_path"
     config = from_pretrained(AutoConfig, config_flag, model_args.config_name or name, model_args)
     _refuse_missing_weights("model_name_or_path", name)
     _refuse_wrong_kind(config, "model_name_or_path", name, needs_head)
-    flag, name = "tokenizer_name", model_args.tokenizer_name or name
+    tokenizer = load_tokenizer("tokenizer_name", model_args.tokenizer_name or name, model_args)
+    _refuse_misfit(config, "model_name_or_path", model_args.model_name_or_path, tokenizer, data_args)
+    return config, tokenizer
+
+
+def load_tokenizer(flag, name, model_args):
+    """Load a tokenizer, and check that features can be made with it; parameters as in `from_pretrained`.
+
+    Raises:
+        UsageError: it cannot be loaded, or gives no character positions, or has no padding or CLS token.
+    """
+    from transformers import AutoTokenizer
+
     tokenizer = from_pretrained(AutoTokenizer, flag, name, model_args)
     if not tokenizer.is_fast:
         raise UsageError(
@@ -57,8 +69,7 @@ def load_config_and_tokenizer(model_args, data_args, needs_head):
         raise UsageError(
             f"--{flag} {name} has no padding token or does not begin with a CLS token; use a BERT-like model"
         )
-    _refuse_misfit(config, "model_name_or_path", model_args.model_name_or_path, tokenizer, data_args)
-    return config, tokenizer
+    return tokenizer
 
 
 def _refuse_wrong_kind(config, flag, name, needs_head):

@@ -7,7 +7,6 @@ Does not belong here: training, and how answers follow from logits (`qa/question
 
 import numpy as np
 import pyarrow.compute as pc
-import torch
 from tqdm.auto import tqdm
 
 from qa.models.compressed import is_torchscript
@@ -48,13 +47,19 @@ class Batches:
 
     def inputs(self, rows):
         """Return the batch of `rows` as a dictionary of `(b, width)` int64 tensors."""
+        import torch
+
+        return {name: torch.from_numpy(array) for name, array in self.arrays(rows).items()}
+
+    def arrays(self, rows):
+        """Return the batch of `rows` as a dictionary of `(b, width)` int64 arrays."""
         mask = self.token_mask(rows)
         batch = {}
         table = self.columns[rows]
         for name in table.column_names:
             padded = np.full(mask.shape, self.padding.get(name, 0), dtype=np.int64)
             padded[mask] = pc.list_flatten(table[name]).to_numpy()
-            batch[name] = torch.from_numpy(padded)
+            batch[name] = padded
         return batch
 
 
@@ -75,18 +80,26 @@ def forward_passes(model, batches, device="cpu", desc="Evaluating", chosen=None)
     """
     chosen = list(batches.by_length() if chosen is None else chosen)
     progress = tqdm(total=sum(map(len, chosen)), desc=desc, unit="feature", delay=2)
-    with torch.inference_mode():
-        if is_torchscript(model):
-            # The first call of a loaded graph runs before its int8 operators are fused, with other roundings.
-            model(**batches.inputs(next(batches.by_length())))
-        for rows in chosen:
-            outputs = model(**{name: values.to(device) for name, values in batches.inputs(rows).items()})
-            logits = {
-                name: torch.as_tensor(outputs[name]).float().cpu().numpy() for name in ("start_logits", "end_logits")
-            }
-            yield rows, batches.token_mask(rows), logits
-            progress.update(len(rows))
+    logits_of = _logits_of_engine if getattr(model, "takes_arrays", False) else _logits_of_torch
+    if logits_of is _logits_of_torch and is_torchscript(model):
+        # The first call of a loaded graph runs before its int8 operators are fused, with other roundings.
+        _logits_of_torch(model, batches, next(batches.by_length()), device)
+    for rows in chosen:
+        yield rows, batches.token_mask(rows), logits_of(model, batches, rows, device)
+        progress.update(len(rows))
     progress.close()
+
+
+def _logits_of_torch(model, batches, rows, device):
+    import torch
+
+    with torch.inference_mode():
+        outputs = model(**{name: values.to(device) for name, values in batches.inputs(rows).items()})
+        return {name: torch.as_tensor(outputs[name]).float().cpu().numpy() for name in ("start_logits", "end_logits")}
+
+
+def _logits_of_engine(model, batches, rows, device):
+    return model(**batches.arrays(rows))
 
 
 def predict_logits(model, batches, device="cpu", desc="Evaluating"):

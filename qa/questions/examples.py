@@ -193,11 +193,16 @@ def _count_misplaced(examples):
     return sum(len(_misplaced_answers(example)) for example in examples)
 
 
+def is_blank(text):
+    """Tell whether a text has no visible character."""
+    return not any(character.isprintable() and character != " " for character in text)
+
+
 def _refuse_blank(examples, source):
     """Refuse texts of white space and invisible characters alone: they have no tokens to answer from."""
     for example in examples:
         for name in ("question", "context"):
-            if not any(character.isprintable() and character != " " for character in example[name]):
+            if is_blank(example[name]):
                 raise UsageError(
                     f"{source}: question {example['id']}: its {name} has no visible character; correct or remove it"
                 )

@@ -51,9 +51,14 @@ def draw_features(examples, tokenizer, data_args, count, seed):
         `datasets.Dataset` of features.
     """
     generator = np.random.default_rng(seed)
-    drawn = examples.select(generator.permutation(len(examples))[:count])
-    windows = _windows_of(drawn.with_format("arrow")[:], tokenizer, data_args.max_seq_length, data_args.doc_stride)
-    return datasets.Dataset(windows).select(generator.permutation(len(windows))[:count])
+    features = uncached_features(examples.select(generator.permutation(len(examples))[:count]), tokenizer, data_args)
+    return features.select(generator.permutation(len(features))[:count])
+
+
+def uncached_features(examples, tokenizer, data_args):
+    """Prepare the features of a few examples, without a file in the cache; parameters as in `prepare_features`."""
+    table = examples.with_format("arrow")[:]
+    return datasets.Dataset(_windows_of(table, tokenizer, data_args.max_seq_length, data_args.doc_stride))
 
 
 def feature_cache(cache_dir=None):

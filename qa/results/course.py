@@ -15,6 +15,7 @@ from qa.start.output import check_checkpoint, check_owner, claim_output_dir, fin
 from qa.start.paths import kind_of
 from qa.start.process import is_first_process
 from qa.start.processes import part
+from qa.start.run import ANSWERING
 
 # Flags whose values may be paths of what a run reads.
 INPUTS = (
@@ -85,6 +86,12 @@ def seen_batches(evaluated, calibration):
     return next(iter(evaluated.values())).batches if evaluated else calibration
 
 
+def _answering(run):
+    """Return the settings that answers depend on, for those who ask the model later."""
+    arguments = vars(run.data_args) | vars(run.training_args)
+    return {name: arguments[name] for name in ANSWERING}
+
+
 def evaluate_as_it_is(run, model, evaluated):
     """Evaluate a model that this run does not change; parameters as in `conclude`."""
     from qa.results.evaluation import evaluate_and_report
@@ -95,7 +102,10 @@ def evaluate_as_it_is(run, model, evaluated):
     if run.optimization_args.report and is_first_process():
         report_run(run, evaluated["eval"], answers["eval"])
     if is_first_process():
-        finish(run.output_dir, verified=False)
+        name = run.model_args.model_name_or_path
+        source = {"model_name_or_path": str(Path(name).resolve()) if kind_of(name) else name}
+        source |= {key: getattr(run.model_args, key) for key in ("tokenizer_name", "model_revision")}
+        finish(run.output_dir, False, _answering(run) | source)
 
 
 def conclude(run, loaded, evaluated, steps, kind="compressed", history=(), sparsity=None):
@@ -123,6 +133,6 @@ def conclude(run, loaded, evaluated, steps, kind="compressed", history=(), spars
     exported = None if kind == "compressed" else kind
     write_card(run.output_dir, run.data_args, steps, run.hub and run.hub.repo_id, original, exported)
     verified = run.optimization_args.verify_loading or run.earlier.get("verified", False)
-    finish(run.output_dir, verified)
+    finish(run.output_dir, verified, _answering(run))
     if run.hub:
         push(run.hub, run.output_dir)

@@ -19,6 +19,26 @@ from qa.start.errors import UsageError
 from qa.start.output import MODEL_FILES
 
 
+def choose_answers(examples, features, logits, data_args):
+    """Choose answers as the arguments say; see `extract_answers`.
+
+    Raises:
+        UsageError: the logits are not finite, after a training that diverged.
+    """
+    try:
+        return extract_answers(
+            examples,
+            features,
+            logits,
+            version_2_with_negative=data_args.version_2_with_negative,
+            n_best_size=data_args.n_best_size,
+            max_answer_length=data_args.max_answer_length,
+            null_score_diff_threshold=data_args.null_score_diff_threshold,
+        )
+    except ValueError as error:
+        raise UsageError(f"no answers can be given: {error} Look at --learning_rate and the files") from error
+
+
 def post_processing(data_args, output_dir):
     """Return the function `(examples, features, logits, stage)` that chooses answers and writes them down.
 
@@ -28,18 +48,7 @@ def post_processing(data_args, output_dir):
     """
 
     def post_process(examples, features, logits, stage="eval"):
-        try:
-            answers = extract_answers(
-                examples,
-                features,
-                logits,
-                version_2_with_negative=data_args.version_2_with_negative,
-                n_best_size=data_args.n_best_size,
-                max_answer_length=data_args.max_answer_length,
-                null_score_diff_threshold=data_args.null_score_diff_threshold,
-            )
-        except ValueError as error:  # logits that are not finite, after a training that diverged
-            raise UsageError(f"no answers can be given: {error} Look at --learning_rate and the files") from error
+        answers = choose_answers(examples, features, logits, data_args)
         write_answers(answers, output_dir, stage)
         return examples, answers
 

@@ -280,15 +280,16 @@ def _put_back(folder):
     shutil.rmtree(folder / REPLACED)
 
 
-def finish(path, verified):
+def finish(path, verified, answering=None):
     """Write down that a run is whole, with all its files, and remove what it replaces; for the first process.
 
     Args:
         path: the folder.
         verified: whether its model was loaded again and compared.
+        answering: arguments that `answer_qa.py` has to know.
     """
     folder = Path(path)
-    content = {**read_run(folder), "verified": verified, "files": files_of(folder)}
+    content = {**read_run(folder), "verified": verified, "answering": answering or {}, "files": files_of(folder)}
     write_text(folder / RUN_FILE, json.dumps(content, indent=2, sort_keys=True) + "\n")
     shutil.rmtree(folder / REPLACED, ignore_errors=True)
 

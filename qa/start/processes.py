@@ -9,16 +9,17 @@ fails (`command.py`).
 """
 
 import itertools
+import sys
 
 import numpy as np
-import torch
-import torch.distributed as dist
 
 from qa.start.errors import UsageError
 
 
 def _rank_and_count():
-    return (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
+    # What has not imported torch is connected to nobody, and need not import it to find out.
+    dist = sys.modules.get("torch.distributed")
+    return (dist.get_rank(), dist.get_world_size()) if dist and dist.is_initialized() else (0, 1)
 
 
 def own_share(items):
@@ -35,6 +36,8 @@ def gather(value):
     _, count = _rank_and_count()
     values = [value]
     if count > 1:
+        import torch.distributed as dist
+
         values = [None] * count
         dist.all_gather_object(values, value)
     return values
@@ -49,6 +52,9 @@ def add_up(array):
     _, count = _rank_and_count()
     if count == 1:
         return array
+    import torch
+    import torch.distributed as dist
+
     total = torch.from_numpy(np.ascontiguousarray(array))
     if dist.get_backend() == "nccl":  # which knows the memory of GPUs only
         total = total.cuda()
@@ -73,5 +79,7 @@ def wait_for_all():
 
 def part():
     """Leave the other processes; what follows is done by the first one alone."""
+    import torch.distributed as dist
+
     if dist.is_initialized():
         dist.destroy_process_group()
