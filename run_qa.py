@@ -20,7 +20,8 @@ from qa.corrections.launchers import others_are_missing
 from qa.corrections.py_cpuinfo import ask_about_processor
 from qa.models.compressed import load_compressed
 from qa.models.loading import check_teacher, load_model
-from qa.questions.examples import check_for_training, source_of
+from qa.questions.checks import check_for_training
+from qa.questions.examples import source_of
 from qa.results.course import claim, conclude, evaluate_as_it_is, read_inputs, seen_batches
 from qa.results.hub import hub_of
 from qa.results.steps import training_steps
