@@ -8,6 +8,7 @@ Does not belong here: what the values mean (`examples.py`).
 import ast
 import json
 import re
+import warnings
 
 # What stands for no value: in Python, JSON, NumPy and pandas.
 MISSING = ("None", "null", "nan", "NaN", "NAN", "NaT", "<NA>", "NA", "N/A")
@@ -40,8 +41,8 @@ def value_of_text(text):
     """Read a value that was printed.
 
     Args:
-        text: JSON, a Python literal, or what NumPy, pandas or PyTorch print for arrays and numbers, also inside of each
-            other. Commas between the entries of a list may be missing, as in NumPy's `[ 3 15]`.
+        text: JSON, a Python literal, or what NumPy, pandas or PyTorch print for arrays and numbers, in any mix. Commas
+            between the entries of a list may be missing, as in NumPy's `[ 3 15]`.
 
     Returns:
         Numbers, texts, `None`, lists (also for tuples and arrays), sets and dictionaries.
@@ -108,7 +109,9 @@ def _value(tokens, place):
 
 
 def _text(token):
-    value = ast.literal_eval(token)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # a backslash that escapes nothing
+        value = ast.literal_eval(token)
     return value.decode("utf-8") if isinstance(value, bytes) else value
 
 

@@ -38,7 +38,7 @@ def check_for_training(examples, source, version_2_with_negative):
         examples: list of examples; the answers of misplaced ones are corrected in place.
 
     Raises:
-        UsageError: answers are missing, or the first ones of some examples stand neither at their `answer_start` nor in
+        UsageError: answers are missing, or the first of some example stands neither at its `answer_start` nor in
             exactly one other place.
     """
     _refuse_missing_answers(examples, source, version_2_with_negative)
@@ -65,8 +65,8 @@ def check_for_training(examples, source, version_2_with_negative):
     outcome = "did not stand at their answer_start and were realigned"
     if realigned < misplaced_count:
         outcome = (
-            f"do not stand at their answer_start: {realigned} were realigned, and training does not look at the others, "
-            "which are not the first of their questions"
+            f"do not stand at their answer_start: {realigned} were realigned, and training does not look at the "
+            "others, which are not the first of their questions"
         )
     print(f"note: {source}: {misplaced_count} answers {outcome}{_list_of(misplaced)}")
 

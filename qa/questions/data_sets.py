@@ -40,8 +40,8 @@ def open_data_set(data_args, model_args):
         pointer = next(filter(is_lfs_pointer, sorted(Path(name).rglob("*"))), None)
         if pointer is not None:
             raise UsageError(
-                f"--dataset_name {name}: {pointer.relative_to(name)} is a Git LFS pointer and not the file itself; run "
-                "git lfs pull in that folder"
+                f"--dataset_name {name}: {pointer.relative_to(name)} is a Git LFS pointer and not the file itself; "
+                "run git lfs pull in that folder"
             )
         files = None if saved or data_args.dataset_config_name else _files_of_folder(name)
         if files:

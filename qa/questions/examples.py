@@ -205,7 +205,7 @@ def _literal(value, name):
 
 
 def _answers_of(answers):
-    """Bring the known layouts (two parallel lists, one pair, a list of pairs) to the first one, without blank texts."""
+    """Bring the known layouts (two parallel lists, one pair, a list of pairs) to the first, without blank texts."""
     if isinstance(answers, list):
         if not all(isinstance(answer, dict) and has_name(answer, "answer_text") for answer in answers):
             raise ExampleError("'answers' must hold pairs of 'text' and 'answer_start'")

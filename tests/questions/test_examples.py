@@ -604,9 +604,9 @@ def test_ids_that_are_whole_numbers_and_ids_that_are_missing(tmp_path):
 def test_git_lfs_pointers_are_called_so(tmp_path):
     pointer = "version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 9\n"
     for name in ("f.json", "f.csv", "f.parquet"):
-        with pytest.raises(UsageError, match="Git LFS pointer.*git lfs pull"):
+        with pytest.raises(UsageError, match=r"Git LFS pointer.*git lfs pull"):
             answers_in(tmp_path / name, pointer)
-    with pytest.raises(UsageError, match="f.csv is a Git LFS pointer.*git lfs pull"):
+    with pytest.raises(UsageError, match=r"f\.csv is a Git LFS pointer.*git lfs pull"):
         load_examples(*arguments(dataset_name=str(tmp_path)), ["train"])
 
 
