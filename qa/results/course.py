@@ -4,7 +4,7 @@ Belongs here: what happens in the same order in all of them, before a model is c
 Does not belong here: what any of these steps does. The heavy libraries are imported only where they are due.
 """
 
-from qa.models.loading import load_config_and_tokenizer
+from qa.models.loading import load_config_and_tokenizer, load_model
 from qa.questions.examples import load_examples
 from qa.results.hub import push
 from qa.results.report import report_run
@@ -13,13 +13,12 @@ from qa.start.process import is_first_process
 from qa.start.processes import part
 
 
-def read_inputs(run, splits, needs_head=True):
+def read_inputs(run, splits):
     """Read all that can be said to be wrong before the heavy libraries are loaded, into the run.
 
     Args:
         run: `Run` with its arguments and settings; `decisive`, `examples`, `config` and `tokenizer` are filled in.
         splits: dictionary from split to whether it is needed.
-        needs_head: refuse a model that was not trained for question answering.
 
     Raises:
         UsageError: a file is wrong, or the output folder holds something else.
@@ -27,7 +26,21 @@ def read_inputs(run, splits, needs_head=True):
     run.decisive = decisive_settings(run)
     check_owner(run.output_dir, run.decisive, run.training_args.overwrite_output_dir)
     run.examples = load_examples(run.data_args, run.model_args, [split for split, needed in splits.items() if needed])
-    run.config, run.tokenizer = load_config_and_tokenizer(run.model_args, run.data_args, needs_head)
+    run.config, run.tokenizer = load_config_and_tokenizer(run.model_args)
+
+
+def load_base_model(run, needs_head=True):
+    """Load the model that a run starts from, and settle with its tokenizer what it is given.
+
+    Args:
+        run: `Run`; its tokenizer and lengths of windows may be changed, see `inputs.settle_inputs`.
+        needs_head: refuse weights without a question-answering head.
+    """
+    from qa.models.inputs import settle_inputs
+
+    model = load_model(run.model_args, run.config, needs_head=needs_head)
+    settle_inputs(model, run.tokenizer, run.data_args, run.model_args.model_name_or_path)
+    return model
 
 
 def claim(run):
@@ -43,7 +56,8 @@ def draw_calibration(run, multiple=1):
     count, examples = run.optimization_args.num_calibration_samples, dataset_of(run.examples["train"])
     drawn = draw_features(examples, run.tokenizer, run.data_args, count, run.training_args.seed)
     return Batches(
-        drawn, run.tokenizer, run.training_args.per_device_eval_batch_size, run.data_args.fixed_width, multiple
+        *(drawn, run.tokenizer, run.training_args.per_device_eval_batch_size, run.data_args.fixed_width, multiple),
+        longest=run.data_args.max_seq_length,
     )
 
 

@@ -20,10 +20,11 @@ def kind_of(path):
 
 def is_lfs_pointer(path):
     """Tell whether a file is what Git LFS leaves in place of a large file that was not fetched."""
-    if kind_of(path) != "file":
-        return False
-    with Path(path).open("rb") as file:
-        return file.read(40).startswith(b"version https://git-lfs.github.com/spec")
+    try:
+        with Path(path).open("rb") as file:
+            return file.read(40).startswith(b"version https://git-lfs.github.com/spec")
+    except (OSError, ValueError):
+        return False  # a folder, or nothing that can be read
 
 
 def check_output_dir(path):

@@ -18,6 +18,7 @@ class Run:
         decisive: what the outcome depends on, from `output.decisive_settings`.
         examples: dictionary from split to list of examples.
         config, tokenizer: of the model that the run starts from.
+        teacher_tokenizer: the teacher's own, if there is one.
         hub: `hub.Hub` to send the model to, or `None`.
     """
 
@@ -30,6 +31,7 @@ class Run:
     examples: dict = field(default_factory=dict)
     config: object = None
     tokenizer: object = None
+    teacher_tokenizer: object = None
     hub: object = None
 
     @property
