@@ -157,7 +157,7 @@ def compression_of(run, model, teacher, features):
     if "pruning" in run.settings:
         steps = steps_of_training(run.training_args, len(features))
         run.settings["pruning"] = settings_for_pruning(run.optimization_args, *steps)
-        configs["pruning_config"] = pruning_config(run.settings["pruning"])
+        configs["pruning_config"] = pruning_config(run.settings["pruning"], model)
     if teacher is not None:
         teacher.to(run.training_args.device)
         configs["distillation_config"] = distillation_config(run.settings["distillation"], teacher)

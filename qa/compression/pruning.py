@@ -5,19 +5,33 @@ Does not belong here: the loop itself (`trainer_qa.py`, `qa/training/`) counting
 reading YAML (`settings.py`).
 """
 
+import re
+
 import torch
 from neural_compressor import WeightPruningConfig
 
+from qa.compression.sparsity import prunable_weights, unused_linears
+from qa.start.errors import UsageError
 
-def pruning_config(settings):
+
+def pruning_config(settings, model=None):
     """Build the pruning configuration.
 
     Args:
         settings: keyword arguments of `WeightPruningConfig`.
+        model: to be pruned; operators that its forward pass leaves out are left out here as well.
 
     Returns:
         A fresh `WeightPruningConfig`.
+
+    Raises:
+        UsageError: there is nothing to prune.
     """
+    if model is not None:
+        if not prunable_weights(model):
+            raise UsageError("--apply_pruning: the model uses no linear operator but its head; leave the flag out")
+        unused = [f"^{re.escape(name)}$" for name in sorted(unused_linears(model))]
+        settings = {**settings, "excluded_op_names": [*settings.get("excluded_op_names", []), *unused]}
     settings = {"op_names": [], "excluded_op_names": [], "pruning_op_types": ["Linear"], **settings}
     # INC writes into these lists, and its own defaults are shared by all configurations of a process.
     fresh = {key: list(value) if isinstance(value, list) else value for key, value in settings.items()}
