@@ -19,12 +19,11 @@ from transformers.trainer import OPTIMIZER_NAME, SCHEDULER_NAME, TRAINER_STATE_N
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, PredictionOutput, speed_metrics
 from transformers.utils import SAFE_WEIGHTS_NAME
 
-from qa.compression.distillation import TEACHER_TYPES
+from qa.compression.distillation import TEACHER_TYPES, inputs_of_teacher
 from qa.compression.fake_quant import calibrate_observers, observe_together, observers_at_rest
 from qa.compression.pruning import pruner_state, restore_pruner, scores_by_gradients
 from qa.corrections.inc import align_weight_quantizers, count_masks_once, loading_instructions
 from qa.models.compressed import drop_stale_weights, load_pickled
-from qa.models.inputs import columns_taken
 from qa.models.passes import Batches, predict_logits
 from qa.start.errors import UsageError
 from qa.start.output import written_beside
@@ -263,18 +262,14 @@ class QuestionAnsweringINCTrainer(INCTrainer):
         weight = 1.0
         if self.args.world_size > 1:
             inputs, weight = self._as_part_of_step(inputs)
-        teacher_logits, teacher_types = (inputs.pop(name, None) for name in ("teacher_logits", TEACHER_TYPES))
-        outputs = model(**inputs)
+        teacher_logits = inputs.pop("teacher_logits", None)
+        outputs = model(**{name: values for name, values in inputs.items() if name != TEACHER_TYPES})
         loss = outputs["loss"]
         if self.distillation_config is not None:
-            labels = ("start_positions", "end_positions")
             if teacher_logits is None:
                 teacher = self.distillation_config.teacher_model.to(loss.device)
-                seen = {name: value for name, value in inputs.items() if name not in labels}
-                if teacher_types is not None:
-                    seen["token_type_ids"] = teacher_types
                 with torch.no_grad():
-                    taught = teacher(**{name: seen[name] for name in columns_taken(teacher, seen)})
+                    taught = teacher(**inputs_of_teacher(teacher, inputs))
                 teacher_logits = torch.stack((taught["start_logits"], taught["end_logits"]), dim=1)
             padding = inputs["attention_mask"] == 0
             pairs = [

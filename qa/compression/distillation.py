@@ -91,6 +91,22 @@ def add_teacher_types(features, seen, teacher):
     return datasets.concatenate_datasets([features, datasets.Dataset(table, fingerprint=seen._fingerprint)], axis=1)
 
 
+def inputs_of_teacher(teacher, inputs):
+    """Choose what a teacher is given of a student's batch.
+
+    Args:
+        teacher: the model.
+        inputs: dictionary of `(b, l)` tensors from `FeatureCollator`.
+
+    Returns:
+        Dictionary of those that it takes, with token types of its own if there are any.
+    """
+    seen = {name: values for name, values in inputs.items() if name not in ("start_positions", "end_positions")}
+    if TEACHER_TYPES in seen:
+        seen["token_type_ids"] = seen.pop(TEACHER_TYPES)
+    return {name: seen[name] for name in columns_taken(teacher, seen)}
+
+
 def add_teacher_logits(features, teacher, tokenizer, batch_size, cache_dir=None, device="cpu", seen=None):
     """Add the column `teacher_logits` to training features.
 
