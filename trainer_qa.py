@@ -4,6 +4,7 @@ Belongs here: `INCTrainer` made to answer questions, and what has to happen insi
 Does not belong here: building the compression configurations (`qa/compression/`) and batches (`qa/training/`).
 """
 
+import json
 import random
 import time
 from pathlib import Path
@@ -26,7 +27,7 @@ from qa.corrections.inc import align_weight_quantizers, count_masks_once, loadin
 from qa.models.compressed import drop_stale_weights, load_pickled
 from qa.models.passes import Batches, predict_logits
 from qa.start.errors import UsageError
-from qa.start.output import written_beside
+from qa.start.output import RUN_FILE, read_run, write_text, written_beside
 from qa.start.processes import gather
 from qa.training.batches import MASKED_LOGIT, TrainingOrder, features_per_epoch, share_of_last_batch
 from qa.training.callbacks import BeforeConversion, FrozenRanges, LossSoFar, StopOnSignal, TensorBoard
@@ -137,6 +138,8 @@ class QuestionAnsweringINCTrainer(INCTrainer):
                 torch.save(self.lr_scheduler.state_dict(), folder / SCHEDULER_NAME)
                 torch.save(progress, folder / PROGRESS_NAME)
                 self.state.save_to_json(folder / TRAINER_STATE_NAME)
+                if run := read_run(self.args.output_dir):
+                    write_text(folder / RUN_FILE, json.dumps({"made_from": run["made_from"]}))
             self._rotate_checkpoints(output_dir=self.args.output_dir)
 
     def _load_from_checkpoint(self, resume_from_checkpoint, model=None):

@@ -7,6 +7,7 @@ Does not belong here: the step in which a student learns from them (`trainer_qa.
 import contextlib
 import fcntl
 import hashlib
+import json
 import os
 import time
 
@@ -14,12 +15,14 @@ import datasets
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+import torch
 from neural_compressor import DistillationConfig
 from neural_compressor.config import KnowledgeDistillationLossConfig
 
 from qa.models.inputs import columns_taken
 from qa.models.passes import Batches, forward_passes
 from qa.questions.features import feature_cache, prepare_features
+from qa.start.digests import code_of
 from qa.start.errors import SaveError, UsageError
 from qa.start.process import is_first_process
 from qa.start.processes import check_same, gather, own_share, wait_for_all
@@ -134,7 +137,13 @@ def add_teacher_logits(features, teacher, tokenizer, batch_size, cache_dir=None,
         UsageError: the processes have different teachers.
     """
     seen = features if seen is None else seen
-    digest = hashlib.sha256(seen._fingerprint.encode())
+    made_by = (
+        seen._fingerprint,
+        teacher.config.to_json_string(),
+        torch.__version__,
+        code_of("models", "compression"),
+    )
+    digest = hashlib.sha256(json.dumps(made_by).encode())
     for name, values in teacher.state_dict().items():
         digest.update(name.encode())
         digest.update(values.cpu().numpy().tobytes())

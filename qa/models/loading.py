@@ -13,6 +13,7 @@ from pathlib import Path
 from qa.models.compressed import load_pickled
 from qa.questions.spans import own_rules, spans_are_late
 from qa.start.errors import UsageError
+from qa.start.hub_answers import why_not_given
 from qa.start.paths import is_lfs_pointer, kind_of
 from qa.start.stack import PROJECT_DIR
 
@@ -264,6 +265,8 @@ def from_pretrained(auto_class, flag, name, model_args, **kwargs):
                 reason = "there is no such folder"
             elif isinstance(error, OSError) and os.environ.get("HF_HUB_OFFLINE") == "1":
                 reason = "it is not in the cache, and the hub cannot be reached (offline)"
+            else:
+                reason, hint = why_not_given(error) or (reason, hint)
         elif auto_class.__name__ == "AutoTokenizer":
             reason, hint = _what_a_tokenizer_lacks(Path(name)) or (reason, hint)
         raise UsageError(f"--{flag} {name} cannot be loaded: {reason}; {hint}") from error

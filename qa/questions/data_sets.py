@@ -11,6 +11,7 @@ from pathlib import Path
 from qa.questions.columns import ExampleError
 from qa.questions.files import FileError, rows_of_file, table_rows
 from qa.start.errors import UsageError
+from qa.start.hub_answers import why_not_given
 from qa.start.paths import is_lfs_pointer, kind_of
 
 SUFFIXES = (".json", ".jsonl", ".csv", ".parquet")
@@ -58,10 +59,12 @@ def open_data_set(data_args, model_args):
                 trust_remote_code=False,
             )
     except Exception as error:  # builders raise whatever their format's parser raises
-        reason = " ".join(str(error).split())[:300] or type(error).__name__
+        reason, hint = " ".join(str(error).split())[:300] or type(error).__name__, "give a local folder or files"
         if kind_of(name) is None and datasets.config.HF_HUB_OFFLINE:
             reason = "it is not in the cache, and the hub cannot be reached (offline)"
-        raise UsageError(f"--dataset_name {name} cannot be loaded: {reason}; give a local folder or files") from error
+        elif kind_of(name) is None:
+            reason, hint = why_not_given(error) or (reason, hint)
+        raise UsageError(f"--dataset_name {name} cannot be loaded: {reason}; {hint}") from error
     if isinstance(loaded, datasets.Dataset):
         raise UsageError(f"--dataset_name {name} is a single split; save a DatasetDict with the splits it stands for")
     return {split: functools.partial(_rows_of, rows) for split, rows in loaded.items()}

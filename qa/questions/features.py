@@ -15,10 +15,12 @@ from pathlib import Path
 import datasets
 import numpy as np
 import pyarrow as pa
+import tokenizers
 from transformers.tokenization_utils_base import TruncationStrategy
 from transformers.utils import PaddingStrategy
 
 from qa.questions.spans import mend_late, own_rules, spans_are_late, trim_white
+from qa.start.digests import code_of
 from qa.start.errors import UsageError
 from qa.start.output import saving
 
@@ -93,7 +95,8 @@ def prepare_features(examples, tokenizer, data_args, cache_dir=None, desc=None):
         backend = tokenizer.backend_tokenizer
         backend.no_truncation()  # every call makes its own settings
         backend.no_padding()
-        rules = (backend.to_str(), tokenizer.padding_side, tokenizer.model_input_names, settings)
+        versions = (tokenizers.__version__, code_of("questions"))
+        rules = (backend.to_str(), tokenizer.padding_side, tokenizer.model_input_names, settings, versions)
     digest = hashlib.sha256(json.dumps(rules).encode())
     for batch in examples.with_format("arrow")[:].to_batches(max_chunksize=1000):
         digest.update(batch.serialize())
