@@ -20,11 +20,12 @@ from transformers.trainer import OPTIMIZER_NAME, SCHEDULER_NAME, TRAINER_STATE_N
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, PredictionOutput, speed_metrics
 from transformers.utils import SAFE_WEIGHTS_NAME
 
-from qa.compression.distillation import TEACHER_TYPES, inputs_of_teacher
+from qa.compression.distillation import inputs_of_teacher
 from qa.compression.fake_quant import calibrate_observers, observe_together, observers_at_rest
 from qa.compression.pruning import pruner_state, restore_pruner, scores_by_gradients
 from qa.corrections.inc import align_weight_quantizers, count_masks_once, loading_instructions
 from qa.models.compressed import drop_stale_weights, load_pickled
+from qa.models.inputs import TEACHER_TYPES
 from qa.models.passes import Batches, predict_logits
 from qa.start.errors import UsageError
 from qa.start.output import RUN_FILE, read_run, write_text, written_beside

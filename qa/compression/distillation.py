@@ -19,16 +19,13 @@ import torch
 from neural_compressor import DistillationConfig
 from neural_compressor.config import KnowledgeDistillationLossConfig
 
-from qa.models.inputs import columns_taken
+from qa.models.inputs import TEACHER_TYPES, columns_taken
 from qa.models.passes import Batches, forward_passes
 from qa.questions.features import feature_cache, prepare_features
 from qa.start.digests import code_of
 from qa.start.errors import SaveError, UsageError
 from qa.start.process import is_first_process
 from qa.start.processes import check_same, gather, own_share, wait_for_all
-
-# Column of features with the token types of a teacher that takes others than its student.
-TEACHER_TYPES = "teacher_token_type_ids"
 
 
 def distillation_config(settings, teacher):

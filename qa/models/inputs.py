@@ -12,6 +12,8 @@ import torch
 from qa.questions.spans import PROBE, own_rules
 from qa.start.errors import UsageError
 
+# Column of features with the token types of a teacher that takes others than its student.
+TEACHER_TYPES = "teacher_token_type_ids"
 # No model whose positions are not counted one by one is asked for longer windows.
 LONGEST = 4096
 # Tokens that a short window has, and those of padding behind it, to see whether the model looks at them.

@@ -10,7 +10,7 @@ import math
 import torch
 from transformers.trainer_pt_utils import LengthGroupedSampler
 
-from qa.compression.distillation import TEACHER_TYPES
+from qa.models.inputs import TEACHER_TYPES
 
 # Stands for "no probability" in masked logits. Minus infinity would turn 0 * -inf into NaN in the loss.
 MASKED_LOGIT = -1e9
