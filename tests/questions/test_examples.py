@@ -859,3 +859,24 @@ def test_any_good_examples_survive_every_format(rows, tmp_path):
     for name in ("f.json", "f.jsonl", "f.csv", "g.csv", "f.parquet"):
         assert read_examples(str(tmp_path / name), SOURCE) == examples
         check_for_training(examples, SOURCE, False)
+
+
+@pytest.mark.parametrize(("said", "exact"), [("", 100.0), ("a mill", 50.0)])
+def test_blank_answers_are_scored_as_the_official_script_scores_none(said, exact, tmp_path):
+    from qa.questions.answers import Answers
+    from qa.questions.features import dataset_of
+    from qa.questions.scores import compute_metrics
+
+    rows = [
+        {"question": "Who?", "context": MILL, "answers": [{"text": text, "answer_start": 0}]} for text in ("", " ")
+    ]
+    write_json(tmp_path / "f.json", rows)
+    examples = read_examples(str(tmp_path / "f.json"), SOURCE)
+    check_for_scoring(examples, SOURCE, True)
+    with pytest.raises(UsageError, match="2 questions have no answer"):
+        check_for_scoring(examples, SOURCE, False)
+    odds = {"0": 1.0, "1": -1.0 if said else 1.0}
+    scores = compute_metrics(dataset_of(examples), Answers({"0": "", "1": said}, {}, odds))
+    assert scores["exact"] == scores["f1"] == scores["NoAns_exact"] == exact
+    assert scores["NoAns_total"] == scores["total"] == 2
+    assert "HasAns_exact" not in scores
