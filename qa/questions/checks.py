@@ -25,7 +25,7 @@ def check_for_scoring(examples, source, version_2_with_negative):
     if misplaced:
         print(
             f"note: {source}: {_count_misplaced(examples)} answers do not stand at their answer_start, "
-            f"the first in question {misplaced[0]}; they are scored by their text{_list_of(misplaced)}"
+            f"the first in question {misplaced[0]}; they are scored by their text{list_of(misplaced)}"
         )
 
 
@@ -58,7 +58,7 @@ def check_for_training(examples, source, version_2_with_negative):
         raise UsageError(
             f"{source}: {misplaced_count} answers do not stand at their answer_start, and for {len(beyond_repair)} of "
             f"them the right place cannot be told (the first: question {beyond_repair[0]}); correct the file"
-            f"{_list_of(beyond_repair)}"
+            f"{list_of(beyond_repair)}"
         )
     if not misplaced_count:
         return
@@ -68,7 +68,7 @@ def check_for_training(examples, source, version_2_with_negative):
             f"do not stand at their answer_start: {realigned} were realigned, and training does not look at the "
             "others, which are not the first of their questions"
         )
-    print(f"note: {source}: {misplaced_count} answers {outcome}{_list_of(misplaced)}")
+    print(f"note: {source}: {misplaced_count} answers {outcome}{list_of(misplaced)}")
 
 
 def _misplaced_answers(example):
@@ -101,7 +101,7 @@ def refuse_blank(examples, source):
         if blank:
             raise UsageError(
                 f"{source}: question {blank[0]}: its {name} has no visible character; correct or remove it"
-                f"{_list_of(blank)}"
+                f"{list_of(blank)}"
             )
 
 
@@ -118,7 +118,7 @@ def refuse_duplicate_ids(examples, source):
         seen.add(example["id"])
     if twice:
         first = next(iter(twice))
-        raise UsageError(f"{source}: two questions have the id {first!r}; ids must be unique{_list_of(list(twice))}")
+        raise UsageError(f"{source}: two questions have the id {first!r}; ids must be unique{list_of(list(twice))}")
 
 
 def _refuse_missing_answers(examples, source, version_2_with_negative):
@@ -126,7 +126,7 @@ def _refuse_missing_answers(examples, source, version_2_with_negative):
     if without:
         raise UsageError(
             f"{source}: question {without[0]} has no 'answers'; "
-            f"files without answers are for --do_predict with --test_file{_list_of(without)}"
+            f"files without answers are for --do_predict with --test_file{list_of(without)}"
         )
     if version_2_with_negative:
         return
@@ -134,11 +134,11 @@ def _refuse_missing_answers(examples, source, version_2_with_negative):
     if unanswerable:
         raise UsageError(
             f"{source}: {len(unanswerable)} questions have no answer (the first: {unanswerable[0]}); "
-            f"for SQuAD 2.0 data give --version_2_with_negative{_list_of(unanswerable)}"
+            f"for SQuAD 2.0 data give --version_2_with_negative{list_of(unanswerable)}"
         )
 
 
-def _list_of(ids):
+def list_of(ids):
     """Write ids into a file, one a line, if they are more than the one that a message names.
 
     The same ids get the same file, in the folder for temporary files: nothing else of the user's is touched.

@@ -19,6 +19,7 @@ import tokenizers
 from transformers.tokenization_utils_base import TruncationStrategy
 from transformers.utils import PaddingStrategy
 
+from qa.questions.checks import list_of
 from qa.questions.spans import mend_late, own_rules, spans_are_late, trim_white
 from qa.start.digests import code_of
 from qa.start.errors import UsageError
@@ -212,13 +213,13 @@ def _refuse_long_questions(ids, questions, tokenizer, max_seq_length, doc_stride
     if not suspects:
         return
     encoded = tokenizer([questions[number] for number in suspects], add_special_tokens=False)
-    for number, tokens in zip(suspects, encoded["input_ids"], strict=True):
-        if len(tokens) >= room:
-            raise UsageError(
-                f"question {ids[number]} has {len(tokens)} tokens; with --max_seq_length {max_seq_length} and "
-                f"--doc_stride {doc_stride} it may have {max(room - 1, 0)}: raise the first, lower the second or "
-                "shorten the question"
-            )
+    counts = {ids[number]: len(tokens) for number, tokens in zip(suspects, encoded["input_ids"], strict=True)}
+    if long := [identifier for identifier, count in counts.items() if count >= room]:
+        raise UsageError(
+            f"question {long[0]} has {counts[long[0]]} tokens; with --max_seq_length {max_seq_length} and "
+            f"--doc_stride {doc_stride} it may have {max(room - 1, 0)}: raise the first, lower the second or "
+            f"shorten the question{list_of(long)}"
+        )
 
 
 def _dtype_of(name):
