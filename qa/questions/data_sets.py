@@ -77,11 +77,13 @@ def _files_of_folder(name):
 
     Returns:
         Dictionary from split to paths, by the names that `datasets` knows splits by; `None` where it has to read the
-        folder: there are files of other kinds, or its README.md says what belongs together.
+        folder: there are files of other kinds, a script, or a README.md that says what belongs together.
     """
     from datasets.data_files import DataFilesDict, get_data_patterns
 
-    card = Path(name) / "README.md"
+    card, script = Path(name) / "README.md", Path(name) / f"{Path(name).resolve().name}.py"
+    if script.is_file():  # it would make another data set of the files, and `datasets` says that it is not run
+        return None
     if card.is_file() and card.read_text(encoding="utf-8", errors="replace").startswith("---"):
         return None
     with contextlib.suppress(Exception):  # there is nothing, or names that no pattern fits
