@@ -13,7 +13,7 @@ import json
 import sys
 from pathlib import Path
 
-from qa.questions.examples import is_blank
+from qa.questions.checks import is_blank
 from qa.results.asking import ask, kind_of_model, load, prepare_imports, sentence_around
 from qa.start.command import command
 from qa.start.errors import UsageError

@@ -11,8 +11,7 @@ engine that is not installed (requirements-onnx.txt, requirements-openvino.txt).
 
 from dataclasses import dataclass, field
 
-from qa.models.loading import load_model
-from qa.results.course import claim, conclude, draw_calibration, read_inputs, seen_batches
+from qa.results.course import claim, conclude, draw_calibration, load_base_model, read_inputs, seen_batches
 from qa.results.hub import hub_of
 from qa.results.steps import export_steps
 from qa.results.verification import verify, verify_error
@@ -85,7 +84,7 @@ def main():
     from qa.results.files import save_results
     from qa.results.measure import timed_rows
 
-    model = load_model(run.model_args, run.config, needs_head=True)
+    model = load_base_model(run)
     exporter = exporter_of(model, run.model_args.model_name_or_path)
     evaluated = prepare_evaluation(run)
     # The features that static quantization by INC calibrates on.

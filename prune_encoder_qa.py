@@ -23,10 +23,10 @@ from qa.start.stack import check_stack
 
 
 def prune(model, sparsity):
-    """Set the smallest weights of each linear operator to zero.
+    """Set the smallest weights of each linear operator to zero that question answering uses.
 
     Args:
-        model: encoder, changed in place.
+        model: question-answering model, changed in place; its head is left as it is.
         sparsity: share of zeros in each operator, from 0 to 1.
     """
     from qa.compression.sparsity import prunable_weights
@@ -64,17 +64,21 @@ def main():
     check_owner(output_dir, made_from, overwrite=False, inputs=[("model_name_or_path", name)])
     ask_about_processor()
     with without_ipex():
-        from qa.compression.sparsity import sparsity_report
+        from qa.compression.sparsity import prunable_weights, sparsity_report
 
-    # The encoder inside: as question answering takes it, and without a head that nobody has trained.
-    model = load_model(model_args).base_model
+    model = load_model(model_args)
+    if not prunable_weights(model):
+        raise UsageError(
+            f"--model_name_or_path {args.model_name_or_path} uses no linear operator; there is none to prune"
+        )
     prune(model, args.target_sparsity)
     claim_output_dir(output_dir, made_from, overwrite=False)
     with saving(output_dir):
-        model.save_pretrained(output_dir)
+        # The encoder inside, without a head that nobody has trained.
+        model.base_model.save_pretrained(output_dir)
         tokenizer.save_pretrained(output_dir)
     finish(output_dir, verified=False)
-    report = sparsity_report(model, sum(weights.numel() for weights in model.parameters()))
+    report = sparsity_report(model, sum(weights.numel() for weights in model.base_model.parameters()))
     print(f"{output_dir}: sparsity {report['sparsity']:.6f} in {len(report['sparsity_per_op'])} linear operators")
 
 

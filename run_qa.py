@@ -27,8 +27,17 @@ from qa.corrections.launchers import others_are_missing
 from qa.corrections.py_cpuinfo import ask_about_processor
 from qa.models.compressed import load_compressed
 from qa.models.loading import check_teacher, load_model
-from qa.questions.examples import check_for_training, source_of
-from qa.results.course import claim, conclude, evaluate_as_it_is, is_done, read_inputs, seen_batches
+from qa.questions.checks import check_for_training
+from qa.questions.examples import source_of
+from qa.results.course import (
+    claim,
+    conclude,
+    evaluate_as_it_is,
+    is_done,
+    load_base_model,
+    read_inputs,
+    seen_batches,
+)
 from qa.results.files import read_json
 from qa.results.hub import hub_of
 from qa.results.steps import training_steps
@@ -167,18 +176,19 @@ def compression_of(run, model, teacher, features):
     return configs
 
 
-def train(run, model, teacher, features, evaluated):
+def train(run, model, teacher, prepared, evaluated):
     """Train and save the model.
 
     Args:
-        run, model, teacher, features: as in `compression_of`.
+        run, model, teacher: as in `compression_of`.
+        prepared: `Prepared` training questions.
         evaluated: from `evaluation.prepare_evaluation`.
 
     Returns:
         The trainer, with the compressed model.
     """
     with without_ipex():
-        from qa.compression.distillation import add_teacher_logits
+        from qa.compression.distillation import add_teacher_logits, add_teacher_types, features_of_teacher
         from qa.compression.sparsity import save_sparsity, sparsity_report
         from qa.models.passes import Batches
         from qa.questions.scores import score
@@ -188,12 +198,19 @@ def train(run, model, teacher, features, evaluated):
         from qa.training.batches import FeatureCollator
         from trainer_qa import QuestionAnsweringINCTrainer
 
+    features = prepared.features
     configs = compression_of(run, model, teacher, features)
     data_args, training_args, tokenizer = run.data_args, run.training_args, run.tokenizer
     parameters = sum(weights.numel() for weights in model.parameters())
-    if run.optimization_args.generate_teacher_logits:
-        size, device = training_args.per_device_eval_batch_size, training_args.device
-        features = add_teacher_logits(features, teacher, tokenizer, size, run.model_args.cache_dir, device)
+    if teacher is not None:
+        cache_dir, theirs = run.model_args.cache_dir, run.teacher_tokenizer
+        with training_args.main_process_first():
+            seen = features_of_teacher(features, prepared.examples, theirs, data_args, cache_dir)
+        if run.optimization_args.generate_teacher_logits:
+            size, device = training_args.per_device_eval_batch_size, training_args.device
+            features = add_teacher_logits(features, teacher, theirs, size, cache_dir, device, seen)
+        else:
+            features = add_teacher_types(features, seen, teacher)
     calibration = features.shuffle(seed=training_args.seed).select(range(min(len(features), CALIBRATION_FEATURES)))
     questions = evaluated.get("eval")
     trainer = QuestionAnsweringINCTrainer(
@@ -249,31 +266,30 @@ def main():
         training_args.logging_steps = LOGGED_SHARE
     run.settings = settings_of(optimization_args)
     training = training_args.do_train
-    read_inputs(
-        run,
-        {"train": training, "validation": training_args.do_eval, "test": training_args.do_predict},
-        needs_head=not training,
-    )
+    read_inputs(run, {"train": training, "validation": training_args.do_eval, "test": training_args.do_predict})
     teacher_name = optimization_args.teacher_model_name_or_path if optimization_args.apply_distillation else None
     if training:
         source = source_of(run.data_args, "train")
         check_for_training(run.examples["train"], source, run.data_args.version_2_with_negative)
     if teacher_name:
-        check_teacher(teacher_name, run.tokenizer, model_args, run.data_args)
+        run.teacher_tokenizer = check_teacher(teacher_name, run.tokenizer, model_args)
 
     # The heavy libraries are loaded only now that nothing more can be said about the input.
     ask_about_processor()
     import torch
 
+    from qa.models.inputs import settle_inputs
     from qa.results.evaluation import prepare_evaluation, prepare_split
     from qa.start.processes import check_same
     from qa.training.batches import steps_of_training
 
     torch.manual_seed(training_args.seed)  # a head that is not in the checkpoint is drawn at random
-    model = load_model(model_args, run.config, needs_head=not training)
+    model = load_base_model(run, needs_head=not training)
     teacher = None
     if teacher_name:
-        teacher = load_model(model_args, flag="teacher_model_name_or_path", name=teacher_name, needs_head=True)
+        flag = "teacher_model_name_or_path"
+        teacher = load_model(model_args, flag=flag, name=teacher_name, needs_head=True)
+        settle_inputs(teacher, run.teacher_tokenizer, run.data_args, teacher_name, flag)
     # The first process of each machine fills the cache, the others read it.
     run.data_args.overwrite_cache &= training_args.local_process_index == 0
     with training_args.main_process_first():
@@ -291,7 +307,7 @@ def main():
         steps = steps_of_training(training_args, len(used[-1].features))
         run.settings["pruning"] = fit_schedule(run.settings["pruning"], *steps)
     done = is_done(run)
-    trainer = None if done else train(run, model, teacher, used[-1].features, evaluated)
+    trainer = None if done else train(run, model, teacher, used[-1], evaluated)
     # What is verified and evaluated is what its users will load.
     loaded = load_compressed(run.output_dir)
     if optimization_args.verify_loading and is_first_process() and not done:

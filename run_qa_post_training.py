@@ -15,8 +15,16 @@ from qa.compression.settings import CONFIG_DIR, find_config, quantization_settin
 from qa.corrections.ipex import without_ipex
 from qa.corrections.py_cpuinfo import ask_about_processor
 from qa.models.compressed import IPEX_WIDTH_STEP, load_compressed
-from qa.models.loading import load_model
-from qa.results.course import claim, conclude, draw_calibration, evaluate_as_it_is, is_done, read_inputs, seen_batches
+from qa.results.course import (
+    claim,
+    conclude,
+    draw_calibration,
+    evaluate_as_it_is,
+    is_done,
+    load_base_model,
+    read_inputs,
+    seen_batches,
+)
 from qa.results.hub import hub_of
 from qa.results.steps import post_training_steps
 from qa.results.verification import verify
@@ -123,7 +131,7 @@ def main():
 
     # IPEX compiles the graph anew for every input shape, so it gets few of them.
     multiple = IPEX_WIDTH_STEP if use_ipex and data_args.pad_to_max_length is None else 1
-    model = load_model(run.model_args, run.config, needs_head=True)
+    model = load_base_model(run)
     evaluated = prepare_evaluation(run, multiple)
     claim(run)
     if not quantizing:

@@ -20,11 +20,12 @@ from transformers.trainer import OPTIMIZER_NAME, SCHEDULER_NAME, TRAINER_STATE_N
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, PredictionOutput, speed_metrics
 from transformers.utils import SAFE_WEIGHTS_NAME
 
-from qa.compression.distillation import distillation_loss
+from qa.compression.distillation import distillation_loss, inputs_of_teacher
 from qa.compression.fake_quant import calibrate_observers, observe_together, observers_at_rest
 from qa.compression.pruning import check_pruners, pruner_state, restore_pruner, scores_by_gradients
 from qa.corrections.inc import align_weight_quantizers, count_masks_once, loading_instructions
 from qa.models.compressed import drop_stale_weights, load_pickled
+from qa.models.inputs import TEACHER_TYPES
 from qa.models.passes import Batches, predict_logits
 from qa.start.errors import UsageError
 from qa.start.output import RUN_FILE, read_run, write_text, written_beside
@@ -105,6 +106,10 @@ class QuestionAnsweringINCTrainer(INCTrainer):
             # As different as the rows of one batch: with one seed all processes would drop the same neurons out.
             torch.manual_seed(self.args.seed + self.args.process_index)
         return super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
+
+    def _set_signature_columns_if_needed(self):
+        super()._set_signature_columns_if_needed()
+        self._signature_columns.append(TEACHER_TYPES)
 
     def _get_train_sampler(self):
         if not self.args.group_by_length:
@@ -263,14 +268,13 @@ class QuestionAnsweringINCTrainer(INCTrainer):
         if self.args.world_size > 1:
             inputs, weight = self._as_part_of_step(inputs)
         teacher_logits = inputs.pop("teacher_logits", None)
-        outputs = model(**inputs)
+        outputs = model(**{name: values for name, values in inputs.items() if name != TEACHER_TYPES})
         loss = outputs["loss"]
         if self.distillation_config is not None:
-            labels = ("start_positions", "end_positions")
             if teacher_logits is None:
                 teacher = self.distillation_config.teacher_model.to(loss.device)
                 with torch.no_grad():
-                    taught = teacher(**{name: value for name, value in inputs.items() if name not in labels})
+                    taught = teacher(**inputs_of_teacher(teacher, inputs))
                 teacher_logits = torch.stack((taught["start_logits"], taught["end_logits"]), dim=1)
             padding = inputs["attention_mask"] == 0
             tokens = inputs["attention_mask"].sum(dim=1)

@@ -31,6 +31,14 @@ def label_window(offsets, in_context, answer):
     return first, last
 
 
+def trim_span(context, begin, end):
+    """Return the characters of a token without white space around them, unless there is nothing else."""
+    text = context[begin:end]
+    if not text.strip():
+        return begin, end
+    return begin + len(text) - len(text.lstrip()), end - len(text) + len(text.rstrip())
+
+
 def features_of(examples, tokenizer, max_seq_length, doc_stride, padding="max_length"):
     """Return a list of features, dictionaries with the columns of `utils_qa.prepare_features`, padding included."""
     question_first = tokenizer.padding_side == "right"
@@ -50,7 +58,10 @@ def features_of(examples, tokenizer, max_seq_length, doc_stride, padding="max_le
     for number, row in enumerate(encoded["overflow_to_sample_mapping"]):
         sequence = encoded.sequence_ids(number)
         in_context = [place == (1 if question_first else 0) for place in sequence]
-        offsets = encoded["offset_mapping"][number]
+        offsets = [
+            trim_span(examples[row]["context"], *span) if inside else span
+            for span, inside in zip(encoded["offset_mapping"][number], in_context, strict=True)
+        ]
         answers = examples[row]["answers"]
         answer = (-1, -1)
         if answers is not None and answers["text"] and answers["text"][0].strip():
@@ -63,7 +74,8 @@ def features_of(examples, tokenizer, max_seq_length, doc_stride, padding="max_le
                 **{name: encoded[name][number] for name in tokenizer.model_input_names if name in encoded},
                 "example_id": examples[row]["id"],
                 "offset_mapping": [
-                    list(span) if inside else None for span, inside in zip(offsets, in_context, strict=True)
+                    list(span) if inside and not examples[row]["context"][slice(*span)].isspace() else None
+                    for span, inside in zip(offsets, in_context, strict=True)
                 ],
                 "start_positions": start,
                 "end_positions": end,

@@ -14,14 +14,16 @@ import time
 import datasets
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import torch
 from neural_compressor import DistillationConfig
 from neural_compressor.config import KnowledgeDistillationLossConfig
 
+from qa.models.inputs import TEACHER_TYPES, columns_taken
 from qa.models.passes import Batches, forward_passes
-from qa.questions.features import feature_cache
+from qa.questions.features import feature_cache, prepare_features
 from qa.start.digests import code_of
-from qa.start.errors import SaveError
+from qa.start.errors import SaveError, UsageError
 from qa.start.process import is_first_process
 from qa.start.processes import check_same, gather, own_share, wait_for_all
 
@@ -69,7 +71,69 @@ def distillation_loss(student, teacher, tokens, kind, temperature):
 MARK_EVERY = 10.0
 
 
-def add_teacher_logits(features, teacher, tokenizer, batch_size, cache_dir=None, device="cpu"):
+def features_of_teacher(features, examples, tokenizer, data_args, cache_dir=None):
+    """Prepare training features as the teacher's own tokenizer makes them; if it is the student's, from the cache.
+
+    Args:
+        features: those of the student.
+        examples: `datasets.Dataset` from `dataset_of`.
+        tokenizer: the teacher's, which `qa.models.inputs.settle_inputs` has told what the teacher takes.
+        data_args, cache_dir: as in `prepare_features`.
+
+    Returns:
+        `datasets.Dataset` with the same windows and columns of the teacher's own.
+
+    Raises:
+        UsageError: the tokenizers make other tokens of the same text.
+    """
+    seen = prepare_features(examples, tokenizer, data_args, cache_dir, "teacher features")
+    if seen._fingerprint != features._fingerprint and seen.data["input_ids"] != features.data["input_ids"]:
+        raise UsageError(
+            "--teacher_model_name_or_path: the teacher's tokenizer has the student's vocabulary, but splits the "
+            "training texts in another way; use a teacher with the same tokenizer"
+        )
+    return seen
+
+
+def add_teacher_types(features, seen, teacher):
+    """Add the column `teacher_token_type_ids` to training features if the teacher takes others than the student.
+
+    Args:
+        features: `datasets.Dataset` of the student.
+        seen: from `features_of_teacher`.
+        teacher: the model.
+
+    Returns:
+        The features, with int8 lists as long as the tokens where they are needed.
+    """
+    name = "token_type_ids"
+    own, given = (each.data[name] if name in each.column_names else None for each in (seen, features))
+    if own is None and given is not None and columns_taken(teacher, [name]):
+        ends = np.concatenate(([0], np.cumsum(pc.list_value_length(given).to_numpy())))
+        own = pa.ListArray.from_arrays(pa.array(ends, type=pa.int32()), pa.array(np.zeros(ends[-1], dtype=np.int8)))
+    if own is None or own == given:
+        return features
+    table = datasets.table.InMemoryTable(pa.table({TEACHER_TYPES: own}))
+    return datasets.concatenate_datasets([features, datasets.Dataset(table, fingerprint=seen._fingerprint)], axis=1)
+
+
+def inputs_of_teacher(teacher, inputs):
+    """Choose what a teacher is given of a student's batch.
+
+    Args:
+        teacher: the model.
+        inputs: dictionary of `(b, l)` tensors from `FeatureCollator`.
+
+    Returns:
+        Dictionary of those that it takes, with token types of its own if there are any.
+    """
+    seen = {name: values for name, values in inputs.items() if name not in ("start_positions", "end_positions")}
+    if TEACHER_TYPES in seen:
+        seen["token_type_ids"] = seen.pop(TEACHER_TYPES)
+    return {name: seen[name] for name in columns_taken(teacher, seen)}
+
+
+def add_teacher_logits(features, teacher, tokenizer, batch_size, cache_dir=None, device="cpu", seen=None):
     """Add the column `teacher_logits` to training features.
 
     The logits of all features lie one behind the other in one float32 file in the cache, start before end logits,
@@ -82,10 +146,11 @@ def add_teacher_logits(features, teacher, tokenizer, batch_size, cache_dir=None,
     Args:
         features: `datasets.Dataset` from `prepare_features`, n rows.
         teacher: fp32 model in evaluation mode.
-        tokenizer: that of student and teacher.
+        tokenizer: the teacher's.
         batch_size: features in a forward pass.
         cache_dir: folder of the feature cache; that of `datasets` if `None`.
         device: where the teacher is.
+        seen: the features with the teacher's own columns, from `features_of_teacher`, if it takes others.
 
     Returns:
         The features with `teacher_logits`: for each row two lists of as many float32 as it has tokens.
@@ -94,8 +159,9 @@ def add_teacher_logits(features, teacher, tokenizer, batch_size, cache_dir=None,
         SaveError: there is no room for the file.
         UsageError: the processes have different teachers.
     """
+    seen = features if seen is None else seen
     made_by = (
-        features._fingerprint,
+        seen._fingerprint,
         teacher.config.to_json_string(),
         torch.__version__,
         code_of("models", "compression"),
@@ -108,7 +174,7 @@ def add_teacher_logits(features, teacher, tokenizer, batch_size, cache_dir=None,
     check_same(key, "the teachers of --teacher_model_name_or_path")
     path = feature_cache(cache_dir) / f"{key}.teacher_logits"
 
-    batches = Batches(features, tokenizer, batch_size)
+    batches = Batches(seen, tokenizer, batch_size)
     first = np.concatenate(([0], np.cumsum(batches.lengths, dtype=np.int64)))
     _store_logits(path, teacher, batches, first, device)
 

@@ -13,8 +13,10 @@ from neural_compressor.config import AccuracyCriterion, TuningCriterion
 from optimum.intel import INCQuantizer
 from tqdm.auto import tqdm
 
+from qa.corrections.inc import kept_exceptions
 from qa.corrections.torch_tracer import trace_without_stacks
 from qa.models.compressed import drop_stale_weights
+from qa.start.errors import UsageError
 from qa.start.output import written_beside
 
 # Largest difference between the logits in memory and after loading that counts as the same model.
@@ -67,6 +69,9 @@ def quantize(model, config, output_dir, calibration=None, score=None):
 
     Returns:
         The quantized model in evaluation mode, or `None` if no trial met the criterion; nothing is saved then.
+
+    Raises:
+        UsageError: INC cannot quantize the model; the message holds its reason.
     """
     quantizer = INCQuantizer.from_pretrained(
         model,
@@ -83,16 +88,31 @@ def quantize(model, config, output_dir, calibration=None, score=None):
     with tempfile.TemporaryDirectory() as workspace:
         set_workspace(workspace)
         os.environ["FORCE_BF16"] = "0" if config.excluded_precisions else "1"
-        try:
-            with written_beside(output_dir) as folder:
-                quantizer.quantize(config, save_directory=folder)
-        except RuntimeError:
-            # INC returns no model, and optimum-intel says so in these words, when no trial met the criterion.
-            if score is None:
-                raise
-            return None
+        with kept_exceptions() as kept:
+            try:
+                with written_beside(output_dir) as folder:
+                    quantizer.quantize(config, save_directory=folder)
+            except RuntimeError as error:
+                # INC returned no model, and optimum-intel does not know why.
+                if kept and isinstance(kept[-1], UsageError):
+                    raise kept[-1] from error
+                if kept:
+                    raise _reason(kept[-1]) from kept[-1]
+                if score is None:
+                    raise
+                return None  # no trial met the criterion
     drop_stale_weights(output_dir)
     return quantizer._quantized_model.eval()
+
+
+def _reason(error):
+    """Say in a line what INC failed on; between its first words and its last ones there may be whole tensors."""
+    lines = [line.split("tensor(")[0].strip() for line in str(error).splitlines() if line.strip()] or ["no reason"]
+    first = " ... ".join(dict.fromkeys((lines[0][:200], lines[-1][:200])))
+    return UsageError(
+        f"--apply_quantization: INC cannot quantize this model: {type(error).__name__}: {first}; --log_level info "
+        "shows all that it says"
+    )
 
 
 def _calibration(batches):

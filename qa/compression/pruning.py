@@ -11,7 +11,7 @@ import re
 import torch
 from neural_compressor import WeightPruningConfig
 
-from qa.compression.sparsity import answer_head
+from qa.compression.sparsity import answer_head, prunable_weights, unused_linears
 from qa.start.errors import UsageError
 
 
@@ -20,19 +20,27 @@ def pruning_config(settings, model=None):
 
     Args:
         settings: keyword arguments of `WeightPruningConfig`.
-        model: to be pruned; its answer head is left out, whatever it is called.
+        model: to be pruned; its answer head, whatever it is called, is left out, and so are operators that its forward
+            pass does not use.
 
     Returns:
         A fresh `WeightPruningConfig`.
+
+    Raises:
+        UsageError: there is nothing to prune.
     """
-    head = [rf"^{re.escape(name)}$" for name in sorted(answer_head(model))] if model is not None else []
+    left_out = []
+    if model is not None:
+        if not prunable_weights(model):
+            raise UsageError("--apply_pruning: the model uses no linear operator but its head; leave the flag out")
+        left_out = [rf"^{re.escape(name)}$" for name in sorted(answer_head(model) | unused_linears(model))]
     settings = {"op_names": [], "excluded_op_names": [], "pruning_op_types": ["Linear"], **settings}
     # INC writes into what it is given, and its own defaults are shared by all configurations of a process.
     fresh = copy.deepcopy(settings)
     fresh["pruning_configs"] = fresh.get("pruning_configs") or [{}]
     for part in (fresh, *fresh["pruning_configs"]):
         if "excluded_op_names" in part:
-            part["excluded_op_names"] += head
+            part["excluded_op_names"] += left_out
     return WeightPruningConfig(**fresh)
 
 

@@ -6,9 +6,49 @@ Does not belong here: making zeros (`pruning.py`).
 
 import collections
 import json
+import weakref
 from pathlib import Path
 
+import torch
+from transformers import PreTrainedModel
+
+from qa.models.inputs import columns_taken
 from qa.start.output import write_text
+
+_UNUSED = weakref.WeakKeyDictionary()  # model -> what `unused_linears` found
+
+
+def unused_linears(model):
+    """Find the linear operators that no answer of a model depends on, such as the pooler of another task.
+
+    A graph that was traced for quantization has none of them any more.
+
+    Args:
+        model: fp32 or int8 model, which is run once and not changed.
+
+    Returns:
+        Set of operator names.
+    """
+    if not isinstance(model, PreTrainedModel):
+        return set()
+    if model not in _UNUSED:
+        weights = {
+            name: module.weight
+            for name, module in model.named_modules()
+            if type(module) is torch.nn.Linear and module.weight.requires_grad
+        }
+        was_training, device = model.training, next(model.parameters()).device
+        with torch.enable_grad():
+            # A pooler is run by its encoder also where nobody looks at what it gives: gradients tell that.
+            inputs = {name: values.to(device) for name, values in model.dummy_inputs.items()}
+            for name in columns_taken(model, ["attention_mask"]):
+                inputs[name] = torch.ones_like(inputs["input_ids"])
+            outputs = model.eval()(**inputs)
+            logits = outputs["start_logits"].sum() + outputs["end_logits"].sum()
+            gradients = torch.autograd.grad(logits, list(weights.values()), allow_unused=True)
+        model.train(was_training)
+        _UNUSED[model] = {name for name, gradient in zip(weights, gradients, strict=True) if gradient is None}
+    return _UNUSED[model]
 
 
 def answer_head(model):
@@ -35,16 +75,16 @@ def _is_linear(module):
 
 
 def prunable_weights(model):
-    """Find the weights of all linear operators but those of the answer head, in an fp32 or an int8 model.
+    """Find the weights of all linear operators in use but those of the answer head, in an fp32 or an int8 model.
 
     Returns:
         Dictionary from operator name (without INC's ".module") to the `(out, in)` tensor of values that the
         operator multiplies with; an int8 weight is dequantized, its zeros stay zeros.
     """
-    weights, head = {}, answer_head(model)
+    weights, left_out = {}, answer_head(model) | unused_linears(model)
     for name, module in model.named_modules():
         name = name.removesuffix(".module")
-        if not _is_linear(module) or name in head:
+        if not _is_linear(module) or name in left_out:
             continue
         weight = module.weight() if callable(module.weight) else module.weight
         weights[name] = (weight.dequantize() if weight.is_quantized else weight).detach()
@@ -54,7 +94,8 @@ def prunable_weights(model):
 def sparsity(model):
     """Return the share of zeros, from 0 to 1, in the linear operators of a model without the answer head."""
     weights = prunable_weights(model).values()
-    return sum(int((weight == 0).sum()) for weight in weights) / sum(weight.numel() for weight in weights)
+    count = sum(weight.numel() for weight in weights)
+    return sum(int((weight == 0).sum()) for weight in weights) / count if count else 0.0
 
 
 def sparsity_report(model, parameters):

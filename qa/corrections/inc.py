@@ -1,18 +1,49 @@
 """Intel Neural Compressor 3.7.1: fake-quant with other scales than int8, masks counted too often, dropout in what it
-loads.
+loads, exceptions that it prints in place of raising them.
 
 `align_weight_quantizers` can go when the logits of a fake-quant model and of what `convert` makes of it agree to the
 last rounding without it; `count_masks_once` when a pruning step of a model of 36 operators takes no longer than its
 forward pass; `loading_instructions` when `INCModelForQuestionAnswering.from_pretrained` gives a model from
-quantization-aware training in evaluation mode.
+quantization-aware training in evaluation mode; `kept_exceptions` when `quantization.fit` raises what went wrong.
 """
 
+import contextlib
+import logging
+import os
+import sys
+import traceback
 import types
 
 import torch
 from neural_compressor.compression.pruner.patterns.base import SparsityInfo
 from neural_compressor.compression.pruner.patterns.nxm import PytorchPatternNxM
 from torch.ao.quantization import FakeQuantize
+
+
+@contextlib.contextmanager
+def kept_exceptions():
+    """Keep the exceptions that `quantization.fit` catches, and that it prints with all that led to them.
+
+    They hold whole tensors and graphs: for one model 1,600 lines, and in the end no word of the reason. With
+    `--log_level info` they are printed as well.
+
+    Yields:
+        List of the exceptions, filled as they come.
+    """
+    kept, print_exc, logger = [], traceback.print_exc, logging.getLogger("neural_compressor")
+    quiet = os.environ.get("LOGLEVEL") == "ERROR"
+
+    def keep(*args, **kwargs):
+        kept.append(sys.exc_info()[1])
+        if not quiet:
+            print_exc(*args, **kwargs)
+
+    traceback.print_exc, disabled = keep, logger.disabled
+    logger.disabled = quiet
+    try:
+        yield kept
+    finally:
+        traceback.print_exc, logger.disabled = print_exc, disabled
 
 
 class _StraightThrough(torch.autograd.Function):

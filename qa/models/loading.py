@@ -4,14 +4,18 @@ Belongs here: loading what a run starts from, from a folder or the hub.
 Does not belong here: what a run saved compressed (`compressed.py`), and running models (`passes.py`).
 """
 
+import importlib.util
 import json
 import os
+import sys
 from pathlib import Path
 
 from qa.models.compressed import load_pickled
+from qa.questions.spans import own_rules, spans_are_late
 from qa.start.errors import UsageError
 from qa.start.hub_answers import why_not_given
-from qa.start.paths import kind_of
+from qa.start.paths import is_lfs_pointer, kind_of
+from qa.start.stack import PROJECT_DIR
 
 WEIGHT_FILES = (
     "model.safetensors",
@@ -20,20 +24,23 @@ WEIGHT_FILES = (
     "pytorch_model.bin.index.json",
 )
 
+TOKENIZER_FILES = (
+    *("tokenizer.json", "vocab.txt", "vocab.json", "spm.model", "spiece.model", "sentencepiece.bpe.model"),
+    "tokenizer.model",
+)
 
-def load_config_and_tokenizer(model_args, data_args, needs_head):
+
+def load_config_and_tokenizer(model_args):
     """Load the configuration and the tokenizer, and check that a run can start from them.
 
     Args:
         model_args: `ModelArguments`.
-        data_args: `DataTrainingArguments`.
-        needs_head: refuse a model that was not trained for question answering.
 
     Returns:
-        `(config, tokenizer)`.
+        `(config, tokenizer)`, the first for a question-answering model, whatever the model was trained for.
 
     Raises:
-        UsageError: either cannot be loaded, or the model is of the wrong kind, or too short for `max_seq_length`.
+        UsageError: either cannot be loaded, or the model is of the wrong kind, or the two do not fit together.
     """
     from transformers import AutoConfig
 
@@ -41,9 +48,9 @@ def load_config_and_tokenizer(model_args, data_args, needs_head):
     config_flag = "config_name" if model_args.config_name else "model_name_or_path"
     config = from_pretrained(AutoConfig, config_flag, model_args.config_name or name, model_args)
     _refuse_missing_weights("model_name_or_path", name)
-    _refuse_wrong_kind(config, "model_name_or_path", name, needs_head)
+    _settle_config(config, "model_name_or_path", name)
     tokenizer = load_tokenizer("tokenizer_name", model_args.tokenizer_name or name, model_args)
-    _refuse_misfit(config, "model_name_or_path", model_args.model_name_or_path, tokenizer, data_args)
+    _refuse_misfit(config, "model_name_or_path", model_args.model_name_or_path, tokenizer)
     return config, tokenizer
 
 
@@ -51,7 +58,7 @@ def load_tokenizer(flag, name, model_args):
     """Load a tokenizer, and check that features can be made with it; parameters as in `from_pretrained`.
 
     Raises:
-        UsageError: it cannot be loaded, or gives no character positions, or has no padding or CLS token.
+        UsageError: it cannot be loaded, gives no or wrong character positions, or has no padding or CLS token.
     """
     from transformers import AutoTokenizer
 
@@ -62,37 +69,37 @@ def load_tokenizer(flag, name, model_args):
             "use a model with a fast tokenizer (tokenizer.json)"
         )
     try:
-        first = tokenizer("a", "b")["input_ids"][0]
+        with own_rules(tokenizer):
+            first = tokenizer("a", "b")["input_ids"][0]
     except Exception as error:  # whatever a tokenizer.json of another kind leads to
         raise UsageError(f"--{flag} {name} splits no text: {error}; use the tokenizer of the model") from error
     if tokenizer.pad_token_id is None or first != tokenizer.cls_token_id:
         raise UsageError(
             f"--{flag} {name} has no padding token or does not begin with a CLS token; use a BERT-like model"
         )
+    try:
+        late = spans_are_late(tokenizer)
+    except ValueError as error:
+        raise UsageError(f"--{flag} {name}: {error}; use a tokenizer with right character positions") from error
+    if late:
+        print(f"note: --{flag} {name}: its tokens say that they begin behind their first letters; this is put right")
     return tokenizer
 
 
-def _refuse_wrong_kind(config, flag, name, needs_head):
+def _settle_config(config, flag, name):
+    """Refuse the configuration of an int8 model, and make that of a classifier one of a question-answering model."""
     if "int8" in str(getattr(config, "torch_dtype", None)):
         raise UsageError(f"--{flag} {name} is quantized already; name the fp32 model it was made from")
-    if needs_head and "QuestionAnswering" not in str(config.architectures):
-        raise UsageError(
-            f"--{flag} {name} has no question-answering head, its config.json says {config.architectures}; "
-            "fine-tune it first"
-        )
+    if config.num_labels != 2:
+        config.num_labels = 2
+        config.problem_type = None
 
 
-def _refuse_misfit(config, flag, name, tokenizer, data_args):
-    """Refuse a model that has not as many positions or words as the features will."""
+def _refuse_misfit(config, flag, name, tokenizer):
+    """Refuse a model that knows fewer words than its tokenizer, or says of its size what is no number."""
     for key in ("max_position_embeddings", "vocab_size"):
         if not isinstance(getattr(config, key, 0), int):
             raise UsageError(f"--{flag} {name}: {key} is {getattr(config, key)!r} in its config.json; give a number")
-    longest = min(tokenizer.model_max_length, getattr(config, "max_position_embeddings", tokenizer.model_max_length))
-    if data_args.max_seq_length > longest:
-        raise UsageError(
-            f"--max_seq_length is {data_args.max_seq_length}, but the model takes at most {longest} tokens (--{flag} "
-            f"{name}); lower it"
-        )
     if len(tokenizer) > getattr(config, "vocab_size", len(tokenizer)):
         raise UsageError(
             f"--{flag} {name} knows {config.vocab_size} tokens, but its tokenizer has {len(tokenizer)}; "
@@ -110,7 +117,8 @@ def load_model(model_args, config=None, flag="model_name_or_path", name=None, ne
 
     Args:
         model_args: `ModelArguments`.
-        config: its configuration, if it is not the one saved with it.
+        config: its configuration, if it is not the one saved with it; its `architectures` say afterwards what the
+            weights are of, which the file may not know.
         flag: the argument that names the model.
         name: folder or hub name, if it is not in `model_args`.
         needs_head: refuse weights without a question-answering head; else it is drawn at random.
@@ -118,7 +126,7 @@ def load_model(model_args, config=None, flag="model_name_or_path", name=None, ne
     Raises:
         UsageError: the weights cannot be loaded, are not those of the configuration, or not finite.
     """
-    from transformers import AutoModelForQuestionAnswering
+    from transformers import AutoConfig, AutoModelForQuestionAnswering
     from transformers.utils import logging
 
     name = name or model_args.model_name_or_path
@@ -130,23 +138,44 @@ def load_model(model_args, config=None, flag="model_name_or_path", name=None, ne
                 raise UsageError(
                     f"--{flag} {name}: {path.name} holds no fp32 weights; name the model it was made from"
                 )
-    kwargs = {} if config is None else {"config": config}
-    auto_class = AutoModelForQuestionAnswering
+    if config is None:
+        config = from_pretrained(AutoConfig, flag, name, model_args)
+        _settle_config(config, flag, name)
     verbosity = logging.get_verbosity()
     logging.set_verbosity_error()  # what it says of missing weights in many lines is said below in one
     try:
-        model, info = from_pretrained(auto_class, flag, name, model_args, output_loading_info=True, **kwargs)
+        kwargs = {"config": config, "output_loading_info": True, "ignore_mismatched_sizes": True}
+        model, info = from_pretrained(AutoModelForQuestionAnswering, flag, name, model_args, **kwargs)
     finally:
         logging.set_verbosity(verbosity)
     missing, encoder = info["missing_keys"], model.base_model.state_dict()
-    lacking = [key for key in missing if needs_head or key.removeprefix(f"{model.base_model_prefix}.") in encoder]
-    if lacking:
+
+    def of_encoder(key):  # which may be named with or without what it is a part of
+        return key.removeprefix(f"{model.base_model_prefix}.") in encoder
+
+    for key, found, expected in info["mismatched_keys"]:
+        if needs_head or of_encoder(key):
+            raise UsageError(
+                f"--{flag} {name} cannot be loaded: {key} has the shape {list(found)} in the weights and "
+                f"{list(expected)} by {'config.json' if of_encoder(key) else 'what answering takes'}; name a saved "
+                "model for question answering"
+            )
+    says_so = "QuestionAnswering" in str(config.architectures)
+    lacking = [key for key in missing if needs_head or of_encoder(key)]
+    if lacking and (says_so or any(map(of_encoder, lacking))):
         raise UsageError(
             f"--{flag} {name}: the weights lack {len(lacking)} of those that config.json speaks of, {lacking[0]} for "
             "one; name a model saved for question answering"
         )
-    if missing:
+    if lacking:
+        raise UsageError(
+            f"--{flag} {name} has no question-answering head, its config.json says {config.architectures}; "
+            "fine-tune it first"
+        )
+    untrained = missing or info["mismatched_keys"]
+    if untrained:
         print(f"note: {name} has no question-answering head; the training starts from a random one")
+    config.architectures = [type(model.base_model if untrained else model).__name__]
     broken = [key for key, weight in model.named_parameters() if not weight.isfinite().all()]
     if broken:
         raise UsageError(f"--{flag} {name}: {broken[0]} holds values that are not finite; train the model anew")
@@ -178,32 +207,35 @@ def name_on_hub(name):
     return recorded if kind_of(recorded) is None else ""
 
 
-def check_teacher(name, tokenizer, model_args, data_args):
-    """Refuse a teacher that cannot teach the student.
+def check_teacher(name, tokenizer, model_args):
+    """Load the tokenizer of a teacher, and refuse a teacher that cannot teach the student.
 
     Args:
         name: folder or hub name.
         tokenizer: the student's.
         model_args: `ModelArguments`.
-        data_args: `DataTrainingArguments`.
+
+    Returns:
+        The teacher's own tokenizer, which puts question and context in the student's order.
 
     Raises:
-        UsageError: the teacher cannot be loaded, has no question-answering head, another vocabulary, or is too short.
+        UsageError: the teacher cannot be loaded, is of the wrong kind, or has another vocabulary.
     """
     from transformers import AutoConfig, AutoTokenizer
 
     flag = "teacher_model_name_or_path"
     config = from_pretrained(AutoConfig, flag, name, model_args)
     _refuse_missing_weights(flag, name)
-    _refuse_wrong_kind(config, flag, name, needs_head=True)
-    theirs = from_pretrained(AutoTokenizer, flag, name, model_args).get_vocab()
-    ours = tokenizer.get_vocab()
-    if theirs != ours:
+    _settle_config(config, flag, name)
+    theirs = from_pretrained(AutoTokenizer, flag, name, model_args, padding_side=tokenizer.padding_side)
+    words, ours = theirs.get_vocab(), tokenizer.get_vocab()
+    if words != ours:
         raise UsageError(
-            f"--{flag} {name} has another vocabulary than the student ({len(theirs)} and {len(ours)} entries, "
-            f"{len(theirs.items() & ours.items())} in common); use a teacher with the same tokenizer"
+            f"--{flag} {name} has another vocabulary than the student ({len(words)} and {len(ours)} entries, "
+            f"{len(words.items() & ours.items())} in common); use a teacher with the same tokenizer"
         )
-    _refuse_misfit(config, flag, name, tokenizer, data_args)
+    _refuse_misfit(config, flag, name, tokenizer)
+    return theirs
 
 
 def from_pretrained(auto_class, flag, name, model_args, **kwargs):
@@ -219,11 +251,19 @@ def from_pretrained(auto_class, flag, name, model_args, **kwargs):
     Raises:
         UsageError: it cannot be loaded.
     """
+    if kind_of(name) == "folder":
+        pointer = next(filter(is_lfs_pointer, sorted(Path(name).iterdir())), None)
+        if pointer is not None:
+            raise UsageError(
+                f"--{flag} {name}: {pointer.name} is a Git LFS pointer and not the file itself; run git lfs pull in "
+                "that folder"
+            )
     try:
         return auto_class.from_pretrained(
             name,
             cache_dir=model_args.cache_dir,
-            revision=model_args.model_revision,
+            # A teacher has revisions of its own.
+            revision="main" if flag == "teacher_model_name_or_path" else model_args.model_revision,
             token=True if model_args.use_auth_token else None,
             trust_remote_code=False,
             **kwargs,
@@ -238,4 +278,18 @@ def from_pretrained(auto_class, flag, name, model_args, **kwargs):
                 reason = "it is not in the cache, and the hub cannot be reached (offline)"
             else:
                 reason, hint = why_not_given(error) or (reason, hint)
+        elif auto_class.__name__ == "AutoTokenizer":
+            reason, hint = _what_a_tokenizer_lacks(Path(name)) or (reason, hint)
         raise UsageError(f"--{flag} {name} cannot be loaded: {reason}; {hint}") from error
+
+
+def _what_a_tokenizer_lacks(folder):
+    """Say why a tokenizer cannot be loaded, and what to do, where the libraries blame something else."""
+    files = {name for name in TOKENIZER_FILES if (folder / name).is_file()}
+    if not files:
+        return f"the folder holds none of {', '.join(TOKENIZER_FILES)}", "save the tokenizer of the model there"
+    missing = [module for module in ("sentencepiece", "google.protobuf") if importlib.util.find_spec(module) is None]
+    if missing and not files & {"tokenizer.json", "vocab.txt", "vocab.json"}:
+        installed = f"{sys.executable} -m pip install -r {PROJECT_DIR / 'requirements.txt'}"
+        return f"its {min(files)} needs {' and '.join(missing)}, not installed here", f"mend it with: {installed}"
+    return None

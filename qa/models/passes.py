@@ -18,32 +18,42 @@ class Batches:
 
     Args:
         features: `datasets.Dataset` from `prepare_features`.
-        tokenizer: tells the input names, the padding ids and the padding side.
-        batch_size: features in a batch.
-        width: tokens to pad every batch to; the longest of each batch if `None`.
+        tokenizer: tells the input names and the padding ids. Padding comes behind the tokens, whatever its side: in
+            front of them it would move the positions that most layouts count from the first column.
+        batch_size: most features in a batch.
+        width: tokens to pad every batch to; the longest of each batch if `None`; 0 to pad none, and to put features of
+            one length together.
         multiple: round the longest up to a multiple of this, so that an engine meets few shapes.
+        longest: but not above this.
     """
 
-    def __init__(self, features, tokenizer, batch_size, width=None, multiple=1):
+    def __init__(self, features, tokenizer, batch_size, width=None, multiple=1, longest=None):
         names = [name for name in tokenizer.model_input_names if name in features.column_names]
         self.columns = features.select_columns(names).with_format("arrow")
         self.padding = {"input_ids": tokenizer.pad_token_id, "token_type_ids": tokenizer.pad_token_type_id}
         self.lengths = pc.list_value_length(self.columns["input_ids"]).to_numpy()
-        self.batch_size, self.width, self.multiple = batch_size, width, multiple
-        self.left = tokenizer.padding_side == "left"
+        self.batch_size, self.width, self.multiple, self.longest = batch_size, width, multiple, longest
 
     def by_length(self):
         """Yield row numbers batch by batch, the longest features first: what is too large fails at once."""
         order = np.argsort(-self.lengths, kind="stable")
-        for begin in range(0, len(order), self.batch_size):
-            yield order[begin : begin + self.batch_size]
+        alike = [order]
+        if self.width == 0:
+            alike = np.split(order, np.flatnonzero(np.diff(self.lengths[order])) + 1)
+        for rows in alike:
+            for begin in range(0, len(rows), self.batch_size):
+                yield rows[begin : begin + self.batch_size]
 
     def token_mask(self, rows):
         """Return `(b, width)` bool: where the batch of `rows` holds tokens and not padding."""
         lengths = self.lengths[rows][:, None]
-        width = self.width or -(-int(lengths.max()) // self.multiple) * self.multiple
-        positions = np.arange(width)
-        return positions >= width - lengths if self.left else positions < lengths
+        return np.arange(self.width or self._width_of(int(lengths.max()))) < lengths
+
+    def _width_of(self, longest):
+        if self.width == 0:
+            return longest
+        rounded = -(-longest // self.multiple) * self.multiple
+        return max(min(rounded, self.longest or rounded), longest)
 
     def inputs(self, rows):
         """Return the batch of `rows` as a dictionary of `(b, width)` int64 tensors."""

@@ -19,6 +19,8 @@ import tokenizers
 from transformers.tokenization_utils_base import TruncationStrategy
 from transformers.utils import PaddingStrategy
 
+from qa.questions.checks import list_of
+from qa.questions.spans import mend_late, own_rules, spans_are_late, trim_white
 from qa.start.digests import code_of
 from qa.start.errors import UsageError
 from qa.start.output import saving
@@ -85,9 +87,9 @@ def prepare_features(examples, tokenizer, data_args, cache_dir=None, desc=None):
     Returns:
         `datasets.Dataset`, one row a window, in the order of the examples: what the tokenizer returns (`input_ids`
         int32, `attention_mask` and `token_type_ids` int8, unpadded lists of length L), `example_id`,
-        `offset_mapping` (L pairs of character positions in the context, null for tokens outside it), and
-        `start_positions` and `end_positions` (int32, token positions of the first answer; 0, the CLS token, if it
-        is not wholly inside the window).
+        `offset_mapping` (L pairs of character positions in the context, white space at either end left out, null for
+        tokens outside it and for those of white space alone), and `start_positions` and `end_positions` (int32, token
+        positions of the first answer; 0, the CLS token, if it is not wholly inside the window).
 
     Raises:
         SaveError: there is no room for them in the cache.
@@ -95,12 +97,12 @@ def prepare_features(examples, tokenizer, data_args, cache_dir=None, desc=None):
             cache is damaged.
     """
     settings = {"max_seq_length": data_args.max_seq_length, "doc_stride": data_args.doc_stride}
-    backend = tokenizer.backend_tokenizer
-    # The last call leaves its own settings there, and every call makes its own.
-    backend.no_truncation()
-    backend.no_padding()
-    versions = (tokenizers.__version__, code_of("questions"))
-    rules = (backend.to_str(), tokenizer.padding_side, tokenizer.model_input_names, settings, versions)
+    with own_rules(tokenizer):
+        backend = tokenizer.backend_tokenizer
+        backend.no_truncation()  # every call makes its own settings
+        backend.no_padding()
+        versions = (tokenizers.__version__, code_of("questions"))
+        rules = (backend.to_str(), tokenizer.padding_side, tokenizer.model_input_names, settings, versions)
     digest = hashlib.sha256(json.dumps(rules).encode())
     for batch in examples.with_format("arrow")[:].to_batches(max_chunksize=1000):
         digest.update(batch.serialize())
@@ -129,18 +131,19 @@ def _windows_of(batch, tokenizer, max_seq_length, doc_stride):
     questions = [question.lstrip() for question in batch["question"].to_pylist()]
     contexts = batch["context"].to_pylist()
     question_first = tokenizer.padding_side == "right"
-    _refuse_long_questions(batch["id"].to_pylist(), questions, tokenizer, max_seq_length, doc_stride)
-    tokenizer.set_truncation_and_padding(
-        padding_strategy=PaddingStrategy.DO_NOT_PAD,
-        truncation_strategy=TruncationStrategy.ONLY_SECOND if question_first else TruncationStrategy.ONLY_FIRST,
-        max_length=max_seq_length,
-        stride=doc_stride,
-        pad_to_multiple_of=None,
-        padding_side=None,
-    )
     pairs = list(zip(questions, contexts, strict=True) if question_first else zip(contexts, questions, strict=True))
-    # Not through the tokenizer's own call: it makes Python lists of all that an encoding knows, twice over.
-    encodings = tokenizer.backend_tokenizer.encode_batch(pairs)
+    with own_rules(tokenizer):
+        _refuse_long_questions(batch["id"].to_pylist(), questions, tokenizer, max_seq_length, doc_stride)
+        tokenizer.set_truncation_and_padding(
+            padding_strategy=PaddingStrategy.DO_NOT_PAD,
+            truncation_strategy=TruncationStrategy.ONLY_SECOND if question_first else TruncationStrategy.ONLY_FIRST,
+            max_length=max_seq_length,
+            stride=doc_stride,
+            pad_to_multiple_of=None,
+            padding_side=None,
+        )
+        # Not through the tokenizer's own call: it makes Python lists of all that an encoding knows, twice over.
+        encodings = tokenizer.backend_tokenizer.encode_batch(pairs)
     windows_of_each = [[encoding, *encoding.overflowing] for encoding in encodings]
     example_of = np.repeat(np.arange(len(batch)), [len(windows) for windows in windows_of_each])
     windows = list(chain.from_iterable(windows_of_each))
@@ -158,6 +161,9 @@ def _windows_of(batch, tokenizer, max_seq_length, doc_stride):
     )
     offsets = np.fromiter(chain.from_iterable(spans), dtype=np.int32, count=2 * counts.sum()).reshape(-1, 2)
     first_span = np.concatenate(([0], np.cumsum(counts)))
+    if spans_are_late(tokenizer):
+        _mend_windows(offsets, first_span, example_of, contexts, doc_stride)
+    blank = trim_white(offsets, contexts, np.repeat(example_of, counts))
     starts, ends = label_windows(offsets, first_span, begins, _first_answers(batch)[example_of])
 
     lengths = np.array([len(sequence) for sequence in sequences], dtype=np.int64)
@@ -174,17 +180,31 @@ def _windows_of(batch, tokenizer, max_seq_length, doc_stride):
             values = np.fromiter(columns[name], dtype=_dtype_of(name), count=total)
             table[name] = pa.ListArray.from_arrays(boundaries, pa.array(values))
     table["example_id"] = batch["id"].take(pa.array(example_of))
-    # A null pair for each token outside the context: it takes up no values, and its slot is masked.
+    # A null pair for each token that no answer begins or ends with: it takes up no values, and its slot is masked.
     place = np.arange(total) - np.repeat(boundaries.to_numpy()[:-1], lengths)
     in_context = (place >= np.repeat(begins, lengths)) & (place < np.repeat(begins + counts, lengths))
+    in_context[in_context] = ~blank
     pair_ends = np.concatenate(([0], np.cumsum(in_context * 2)))
     pairs = pa.ListArray.from_arrays(
-        pa.array(pair_ends, type=pa.int32()), pa.array(offsets.ravel()), mask=pa.array(~in_context)
+        pa.array(pair_ends, type=pa.int32()), pa.array(offsets[~blank].ravel()), mask=pa.array(~in_context)
     )
     table["offset_mapping"] = pa.ListArray.from_arrays(boundaries, pairs)
     table["start_positions"] = pa.array(starts)
     table["end_positions"] = pa.array(ends)
     return pa.table(table)
+
+
+def _mend_windows(offsets, first_span, example_of, contexts, doc_stride):
+    """Mend late spans in place; each window but the first shares its first `doc_stride` with the one before it."""
+    for row, context in enumerate(contexts):
+        windows = np.flatnonzero(example_of == row)
+        runs = [np.arange(first_span[window], first_span[window + 1]) for window in windows]
+        whole = np.concatenate([runs[0], *(run[doc_stride:] for run in runs[1:])])
+        mended = np.array(mend_late(offsets[whole].tolist(), context), dtype=offsets.dtype).reshape(-1, 2)
+        place = 0
+        for run in runs:
+            offsets[run] = mended[place : place + len(run)]
+            place += len(run) - doc_stride
 
 
 def _refuse_long_questions(ids, questions, tokenizer, max_seq_length, doc_stride):
@@ -198,13 +218,13 @@ def _refuse_long_questions(ids, questions, tokenizer, max_seq_length, doc_stride
     if not suspects:
         return
     encoded = tokenizer([questions[number] for number in suspects], add_special_tokens=False)
-    for number, tokens in zip(suspects, encoded["input_ids"], strict=True):
-        if len(tokens) >= room:
-            raise UsageError(
-                f"question {ids[number]} has {len(tokens)} tokens; with --max_seq_length {max_seq_length} and "
-                f"--doc_stride {doc_stride} it may have {max(room - 1, 0)}: raise the first, lower the second or "
-                "shorten the question"
-            )
+    counts = {ids[number]: len(tokens) for number, tokens in zip(suspects, encoded["input_ids"], strict=True)}
+    if long := [identifier for identifier, count in counts.items() if count >= room]:
+        raise UsageError(
+            f"question {long[0]} has {counts[long[0]]} tokens; with --max_seq_length {max_seq_length} and "
+            f"--doc_stride {doc_stride} it may have {max(room - 1, 0)}: raise the first, lower the second or "
+            f"shorten the question{list_of(long)}"
+        )
 
 
 def _dtype_of(name):

@@ -2,34 +2,19 @@
 
 Belongs here: the formats of `--train_file`, `--validation_file` and `--test_file`. Reading needs the standard library
 alone (`pyarrow` for Parquet), so that a bad file is answered before a model is loaded.
-Does not belong here: what a row must hold (`examples.py`).
+Does not belong here: which column holds what (`columns.py`) and what a row must hold (`examples.py`).
 """
 
 import csv
-import itertools
 import json
 from pathlib import Path
 
-
-class ExampleError(Exception):
-    """One row cannot become an example; whoever catches it adds the file and the place."""
+from qa.questions.columns import ExampleError, find_columns
+from qa.start.paths import is_lfs_pointer
 
 
 class FileError(Exception):
     """The layout of a file is broken; the message starts with the place, whoever catches it adds the file."""
-
-
-def find_columns(names):
-    """Map question, context and answers to column names: by name, else by position, as the transformers example."""
-    columns = {}
-    for position, role in enumerate(("question", "context", "answers")):
-        if role in names:
-            columns[role] = role
-        elif position < len(names) and names[position] not in ("id", "title", "question", "context", "answers"):
-            columns[role] = names[position]
-        elif role != "answers":
-            raise ExampleError(f"no {role!r} column; found {', '.join(map(repr, names)) or 'none'}")
-    return columns
 
 
 def kind_of_value(value):
@@ -47,20 +32,26 @@ def rows_of_file(path):
 
     Args:
         path: file name ending in `.json` (official nested SQuAD v1.1 or v2.0, flat rows under `data`, a list of rows,
-            or JSON Lines), `.jsonl`, `.csv` or `.parquet`.
+            of articles or of paragraphs, or JSON Lines), `.jsonl` (each line any of these), `.csv` or `.parquet`.
 
     Raises:
         FileError: it is none of these.
         UnicodeDecodeError, OSError: it cannot be read.
     """
+    if is_lfs_pointer(path):
+        raise FileError(": it is a Git LFS pointer and not the file itself; run git lfs pull where it lies")
     readers = {".json": _json_rows, ".jsonl": _json_lines_rows, ".csv": _csv_rows, ".parquet": _parquet_rows}
     yield from next(reader for suffix, reader in readers.items() if str(path).endswith(suffix))(path)
 
 
+def _parsed(text):
+    return json.loads(text, parse_constant=lambda name: None)  # NaN is how pandas says that something is missing
+
+
 def _json_rows(path):
-    text = Path(path).read_text(encoding="utf-8-sig")
+    text = Path(path).read_text(encoding="utf-8-sig").lstrip("\ufeff")
     try:
-        content = json.loads(text)
+        content = _parsed(text)
     except (ValueError, RecursionError) as error:
         # Several documents in one file: JSON Lines under the other name.
         if isinstance(error, json.JSONDecodeError) and error.msg == "Extra data" and error.lineno > 1:
@@ -73,33 +64,37 @@ def _json_rows(path):
             f': expected SQuAD JSON ({{"data": [articles]}}), flat JSON ({{"data": [rows]}}) or JSON Lines, '
             f"found {kind_of_value(rows)}"
         )
-    if rows and isinstance(rows[0], dict) and "paragraphs" in rows[0]:
-        yield from _squad_rows(rows)
+    yield from _unnested(rows, "")
+
+
+def _unnested(values, prefix):
+    """Yield the questions in a list of rows, of articles (the official SQuAD files) or of paragraphs.
+
+    Args:
+        values: list, of which the first tells what all of them are.
+        prefix: of the places, if the list is only a part of the file.
+    """
+    first = values[0] if values and isinstance(values[0], dict) else {}
+    if "paragraphs" in first:
+        for number, article in enumerate(values, start=1):
+            place = f"{prefix}article {number}"
+            title = article.get("title") if isinstance(article, dict) else None
+            yield from _paragraph_rows(_child_list(article, "paragraphs", place), f"{place}, ", title)
+    elif "qas" in first:
+        yield from _paragraph_rows(values, prefix, None)
     else:
-        for number, row in enumerate(rows, start=1):
-            yield f"row {number}", row
+        for number, row in enumerate(values, start=1):
+            yield f"{prefix}row {number}", row
 
 
-def _squad_rows(articles):
-    """Walk the nested layout of the official SQuAD files: articles, their paragraphs, their questions."""
-    for article_number, article in enumerate(articles, start=1):
-        place = f"article {article_number}"
-        for paragraph_number, paragraph in enumerate(_child_list(article, "paragraphs", place), start=1):
-            place = f"article {article_number}, paragraph {paragraph_number}"
-            for number, question in enumerate(_child_list(paragraph, "qas", place), start=1):
-                place = f"article {article_number}, paragraph {paragraph_number}, question {number}"
-                if not isinstance(question, dict):
-                    raise FileError(f", {place}: expected a mapping, found {kind_of_value(question)}")
-                yield (
-                    place,
-                    {
-                        "id": question.get("id"),
-                        "title": article.get("title"),
-                        "context": paragraph.get("context"),
-                        "question": question.get("question"),
-                        "answers": question.get("answers"),
-                    },
-                )
+def _paragraph_rows(paragraphs, prefix, title):
+    for paragraph_number, paragraph in enumerate(paragraphs, start=1):
+        place = f"{prefix}paragraph {paragraph_number}"
+        for number, question in enumerate(_child_list(paragraph, "qas", place), start=1):
+            if not isinstance(question, dict):
+                raise FileError(f", {place}, question {number}: expected a mapping, found {kind_of_value(question)}")
+            named = {"title": paragraph.get("title", title), **question, "context": paragraph.get("context")}
+            yield f"{place}, question {number}", {"question": None, "answers": None, **named}
 
 
 def _child_list(parent, name, place):
@@ -109,16 +104,27 @@ def _child_list(parent, name, place):
     return children
 
 
+def _row_or_more(row, place):
+    """Yield the row of a line or a table, or the questions in it if it holds a file, an article or a paragraph."""
+    if isinstance(row, dict) and isinstance(row.get("data"), list) and "context" not in row:
+        yield from _unnested(row["data"], f"{place}, ")
+    elif isinstance(row, dict) and ("paragraphs" in row or "qas" in row):
+        yield from _unnested([row], f"{place}, ")
+    else:
+        yield place, row
+
+
 def _json_lines_rows(path):
     with Path(path).open(encoding="utf-8-sig") as lines:
         for number, line in enumerate(lines, start=1):
-            if not line.strip():
+            line = line.strip().lstrip("\ufeff")
+            if not line:
                 continue
             try:
-                row = json.loads(line)
+                row = _parsed(line)
             except (ValueError, RecursionError) as error:
                 raise FileError(f", line {number}: not valid JSON ({error}); expected one question a line") from error
-            yield f"line {number}", row
+            yield from _row_or_more(row, f"line {number}")
 
 
 def _csv_rows(path):
@@ -150,12 +156,24 @@ def _parquet_rows(path):
 
 
 def table_rows(names, read):
-    """Yield the rows of Arrow tables; `read` gives those with the columns that it gets the names of.
+    """Yield the rows of Arrow tables, or the questions in them where they hold the nested layout.
 
     The other columns may hold what Python cannot, dates in the year 300,000 for instance, or images to be decoded.
+
+    Args:
+        names: of all columns.
+        read: callable from the names of those needed to an iterable of tables.
+
+    Raises:
+        ExampleError: no column holds questions, or none holds contexts.
     """
-    needed = {"id", "title", *find_columns(names).values()}
-    rows = itertools.chain.from_iterable(
-        table.to_pylist() for table in read([name for name in names if name in needed])
-    )
-    yield from ((f"row {number}", {**dict.fromkeys(names), **row}) for number, row in enumerate(rows, start=1))
+    nested = next((name for name in ("data", "paragraphs", "qas") if name in names), None)
+    if nested and "question" not in names:
+        needed = {nested, "title", "context"}
+    else:
+        needed = set(find_columns(names)[0].values())
+    number = 0
+    for table in read([name for name in names if name in needed]):
+        for row in table.to_pylist():
+            number += 1
+            yield from _row_or_more({**dict.fromkeys(names), **row} if not nested else row, f"row {number}")

@@ -40,6 +40,34 @@ def pareto_front(points):
     return front
 
 
+def refuse_other_questions(folders):
+    """Refuse to set the scores of runs against each other that answered different questions, or by different rules.
+
+    Args:
+        folders: output folders; what one of them does not tell is not compared.
+
+    Raises:
+        UsageError: two of them cannot be compared; the message says why.
+    """
+    first = None
+    for folder in folders:
+        results, answers = folder / "all_results.json", folder / "eval_predictions.json"
+        scored = read_json(results) if results.is_file() else {}
+        rules = "SQuAD v2.0" if "eval_exact" in scored else "SQuAD v1.1" if "eval_exact_match" in scored else None
+        ids = set(read_json(answers)) if answers.is_file() else None
+        first = first or (folder, rules, ids)
+        if rules and first[1] and rules != first[1]:
+            raise UsageError(
+                f"{folder} is scored as {rules} and {first[0]} as {first[1]}, which says nothing about their models; "
+                "name runs with and without --version_2_with_negative apart"
+            )
+        if ids is not None and first[2] is not None and ids != first[2]:
+            raise UsageError(
+                f"{folder} answered {len(ids)} questions and {first[0]} {len(first[2])}, of which "
+                f"{len(ids & first[2])} are the same; name runs on the same questions"
+            )
+
+
 def print_results(folders):
     """Print the scores of finished runs; `F1 lost` is against the first one.
 
@@ -47,8 +75,9 @@ def print_results(folders):
         folders: output folders.
 
     Raises:
-        UsageError: one holds no results of an evaluation.
+        UsageError: one holds no results of an evaluation, or they are of different questions.
     """
+    refuse_other_questions(folders)
     runs = [read_json(folder / "all_results.json") for folder in folders]
     rows = [["run", "EM", "F1", "F1 lost", "size (MB)", "questions/s"]]
     for folder, run in zip(folders, runs, strict=True):
@@ -73,6 +102,7 @@ def compare_runs(folders, output_dir):
     check_output_dir(output_dir)
     if output_dir.resolve() in [folder.resolve() for folder in folders]:
         raise UsageError(f"--output_dir {output_dir} is one of the runs, whose report would be lost; name another one")
+    refuse_other_questions(folders)
     runs = side_by_side(folders)
     reports = {}
     for run, folder in zip(runs[-len(folders) :], folders, strict=True):

@@ -7,7 +7,7 @@ Does not belong here: what any of these steps does. The heavy libraries are impo
 from pathlib import Path
 
 from qa.models.identity import made_from
-from qa.models.loading import load_config_and_tokenizer
+from qa.models.loading import load_config_and_tokenizer, load_model
 from qa.questions.examples import load_examples
 from qa.results.hub import push
 from qa.results.report import report_run
@@ -25,19 +25,18 @@ INPUTS = (
 )
 
 
-def read_inputs(run, splits, needs_head=True):
+def read_inputs(run, splits):
     """Read all that can be said to be wrong before the heavy libraries are loaded, into the run.
 
     Args:
         run: `Run` with its arguments and settings; `examples`, `config`, `tokenizer` and `made_from` are filled in.
         splits: dictionary from split to whether it is needed.
-        needs_head: refuse a model that was not trained for question answering.
 
     Raises:
         UsageError: a file is wrong, the output folder holds something else, or a checkpoint is of another run.
     """
     run.examples = load_examples(run.data_args, run.model_args, [split for split, needed in splits.items() if needed])
-    run.config, run.tokenizer = load_config_and_tokenizer(run.model_args, run.data_args, needs_head)
+    run.config, run.tokenizer = load_config_and_tokenizer(run.model_args)
     run.made_from = made_from(run)
     arguments = vars(run.model_args) | vars(run.data_args) | vars(run.training_args) | vars(run.optimization_args)
     inputs = [(flag, arguments[flag]) for flag in INPUTS if arguments.get(flag) and kind_of(arguments[flag])]
@@ -46,6 +45,20 @@ def read_inputs(run, splits, needs_head=True):
     if run.training_args.resume_from_checkpoint:
         check_checkpoint(run.training_args.resume_from_checkpoint, run.made_from)
     check_owner(run.output_dir, run.made_from, run.training_args.overwrite_output_dir, inputs, resumes_here(run))
+
+
+def load_base_model(run, needs_head=True):
+    """Load the model that a run starts from, and settle with its tokenizer what it is given.
+
+    Args:
+        run: `Run`; its tokenizer and lengths of windows may be changed, see `inputs.settle_inputs`.
+        needs_head: refuse weights without a question-answering head.
+    """
+    from qa.models.inputs import settle_inputs
+
+    model = load_model(run.model_args, run.config, needs_head=needs_head)
+    settle_inputs(model, run.tokenizer, run.data_args, run.model_args.model_name_or_path)
+    return model
 
 
 def resumes_here(run):
@@ -77,7 +90,8 @@ def draw_calibration(run, multiple=1):
     count, examples = run.optimization_args.num_calibration_samples, dataset_of(run.examples["train"])
     drawn = draw_features(examples, run.tokenizer, run.data_args, count, run.training_args.seed)
     return Batches(
-        drawn, run.tokenizer, run.training_args.per_device_eval_batch_size, run.data_args.fixed_width, multiple
+        *(drawn, run.tokenizer, run.training_args.per_device_eval_batch_size, run.data_args.fixed_width, multiple),
+        longest=run.data_args.max_seq_length,
     )
 
 

@@ -132,7 +132,8 @@ def prepare_split(run, examples, split, multiple=1):
     """
     dataset, size = dataset_of(examples), run.training_args.per_device_eval_batch_size
     features = prepare_features(dataset, run.tokenizer, run.data_args, run.model_args.cache_dir, f"{split} features")
-    return Prepared(dataset, features, Batches(features, run.tokenizer, size, run.data_args.fixed_width, multiple))
+    width, longest = run.data_args.evaluation_width, run.data_args.max_seq_length
+    return Prepared(dataset, features, Batches(features, run.tokenizer, size, width, multiple, longest))
 
 
 def prepare_evaluation(run, multiple=1):

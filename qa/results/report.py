@@ -59,7 +59,7 @@ def report_run(run, prepared, answers, kind=None, history=(), sparsity=None):
     output_dir, data_args, seed = Path(run.output_dir), run.data_args, run.training_args.seed
 
     def batches_of(size, multiple=1):
-        return Batches(features, run.tokenizer, size, data_args.fixed_width, multiple)
+        return Batches(features, run.tokenizer, size, data_args.evaluation_width, multiple, data_args.max_seq_length)
 
     def cost(of_kind, folder, multiple=1):
         inputs = {}

@@ -136,6 +136,14 @@ class DataTrainingArguments:
         """Tokens that every batch is padded to, or `None` where each has its own width."""
         return self.max_seq_length if self.pad_to_max_length else None
 
+    # No argument: the model says it (`qa/models/inputs.py`).
+    never_pad = False
+
+    @property
+    def evaluation_width(self):
+        """Tokens that every batch of an evaluation is padded to, 0 where none may be padded, else `None`."""
+        return 0 if self.never_pad else self.fixed_width
+
 
 @dataclass
 class OutcomeArguments:

@@ -18,6 +18,15 @@ def kind_of(path):
         return None
 
 
+def is_lfs_pointer(path):
+    """Tell whether a file is what Git LFS leaves in place of a large file that was not fetched."""
+    try:
+        with Path(path).open("rb") as file:
+            return file.read(40).startswith(b"version https://git-lfs.github.com/spec")
+    except (OSError, ValueError):
+        return False  # a folder, or nothing that can be read
+
+
 def check_output_dir(path):
     """See that the output folder can be made and written to, without making it yet.
 

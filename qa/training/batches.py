@@ -10,15 +10,17 @@ import math
 import torch
 from transformers.trainer_pt_utils import LengthGroupedSampler
 
+from qa.models.inputs import TEACHER_TYPES
+
 # Stands for "no probability" in masked logits. Minus infinity would turn 0 * -inf into NaN in the loss.
 MASKED_LOGIT = -1e9
 
 
 class FeatureCollator:
-    """Pad training features, and teacher logits with them, to the longest of the batch or to a fixed width.
+    """Pad training features, and what a teacher needs with them, to the longest of the batch or to a fixed width.
 
     Args:
-        tokenizer: tells the padding ids and the padding side.
+        tokenizer: tells the input names and the padding ids; padding comes behind the tokens, as in `Batches`.
         width: tokens to pad to; the longest feature of the batch if `None`.
     """
 
@@ -33,37 +35,34 @@ class FeatureCollator:
             [{name: feature[name] for name in names} for feature in features],
             padding="max_length" if self.width else "longest",
             max_length=self.width,
+            padding_side="right",
             return_tensors="pt",
         )
         width = batch["input_ids"].shape[1]
-        left = self.tokenizer.padding_side == "left"
-        shifts = torch.tensor([width - length if left else 0 for length in lengths])
         for name in ("start_positions", "end_positions"):
-            labels = torch.tensor([feature[name] for feature in features])
-            # Label 0 is the CLS token, which comes behind the padding on the left.
-            batch[name] = labels + shifts
+            batch[name] = torch.tensor([feature[name] for feature in features])
         if "teacher_logits" in features[0]:
             logits = torch.full((len(features), 2, width), MASKED_LOGIT)
             for row, feature in enumerate(features):
-                begin = int(shifts[row])
-                logits[row, :, begin : begin + lengths[row]] = torch.tensor(feature["teacher_logits"])
+                logits[row, :, : lengths[row]] = torch.tensor(feature["teacher_logits"])
             batch["teacher_logits"] = logits
+        if TEACHER_TYPES in features[0]:
+            types = [torch.tensor(feature[TEACHER_TYPES]) for feature in features]
+            types = torch.nn.utils.rnn.pad_sequence(types, batch_first=True)
+            batch[TEACHER_TYPES] = torch.nn.functional.pad(types, (0, width - types.shape[1]))
         return dict(batch)
 
     def resized(self, batch, width):
         """Return a batch with padding added, or taken away, up to `width` tokens, at least those of its longest."""
-        more = width - batch["input_ids"].shape[1]
-        left = self.tokenizer.padding_side == "left"
         padding = {
             "input_ids": self.tokenizer.pad_token_id,
             "token_type_ids": self.tokenizer.pad_token_type_id,
             "teacher_logits": MASKED_LOGIT,
         }
+        more = width - batch["input_ids"].shape[1]
         labels = ("start_positions", "end_positions")
         return {
-            name: values + (more if left else 0)
-            if name in labels
-            else torch.nn.functional.pad(values, (more, 0) if left else (0, more), value=padding.get(name, 0))
+            name: values if name in labels else torch.nn.functional.pad(values, (0, more), value=padding.get(name, 0))
             for name, values in batch.items()
         }
 

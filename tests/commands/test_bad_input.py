@@ -155,6 +155,40 @@ def change_weights(change):
     return damage
 
 
+def without_head(architectures):
+    """Damage: no head in the weights, and this in the configuration."""
+
+    def damage(folder):
+        change_json("config.json", architectures=architectures)(folder)
+        change_weights(lambda weights: {name: value for name, value in weights.items() if "qa_outputs" not in name})(
+            folder
+        )
+
+    return damage
+
+
+def with_three_labels(weights):
+    import torch
+
+    heads = {name: torch.cat((value, value[:1])) for name, value in weights.items() if "qa_outputs" in name}
+    return {**weights, **heads}
+
+
+def with_positions(count):
+    """Damage: a model with so many positions."""
+
+    def damage(folder):
+        change_json("config.json", max_position_embeddings=count)(folder)
+        change_weights(
+            lambda weights: {
+                name: value[:count].clone() if "position_embeddings" in name else value
+                for name, value in weights.items()
+            }
+        )(folder)
+
+    return damage
+
+
 def save_as_bin(folder):
     import torch
     from safetensors.torch import load_file
@@ -199,6 +233,7 @@ def inside_a_file(folder):
 
 LAUGHS = "a0: &a0 [x, x]\n" + "".join(f"a{n}: &a{n} [*a{n - 1}, *a{n - 1}]\n" for n in range(1, 60))
 LATIN = '{"data": [{"question": "Où?", "context": "Là."}]}'.encode("latin-1")
+POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:0123\nsize 45678\n"
 STATIC = {"--apply_quantization": True, "--quantization_approach": "static"}
 DISTIL = {"--apply_distillation": True, "--teacher_model_name_or_path": TEACHER}
 
@@ -239,8 +274,10 @@ POST_TRAINING = {
     ),
     "zero length": ({"--max_seq_length": 0, "--doc_stride": 0}, ["--max_seq_length is 0"]),
     "negative length": ({"--max_seq_length": -384}, ["--max_seq_length is -384"]),
-    "length above the model's": ({"--max_seq_length": 513}, ["--max_seq_length is 513", "512"]),
-    "long length": ({"--max_seq_length": 10**6}, ["--max_seq_length is 1000000", "512"]),
+    "stride that a lowered length leaves no room for": (
+        {"--max_seq_length": 10**6, "--doc_stride": 512},
+        ["--max_seq_length is 1000000", "at most 512 tokens", "--doc_stride is 512", "lower both"],
+    ),
     "huge length": ({"--max_seq_length": 10**30}, [f"--max_seq_length is {10**30}", "2147483647"]),
     "more digits than Python reads": ({"--max_seq_length": "9" * 5000}, ["--max_seq_length"]),
     "negative stride": ({"--doc_stride": -1}, ["--doc_stride is -1"]),
@@ -407,15 +444,25 @@ POST_TRAINING = {
     ),
     "negative size in the configuration": (model(change_json("config.json", dim=-5)), ["cannot be loaded"]),
     "no question-answering head": (
-        model(change_json("config.json", architectures=["DistilBertForMaskedLM"])),
+        model(without_head(["DistilBertForMaskedLM"])),
         ["question-answering head", "DistilBertForMaskedLM"],
     ),
-    "no architecture": (model(change_json("config.json", architectures=None)), ["question-answering head"]),
-    "architecture that is a number": (model(change_json("config.json", architectures=[5])), ["head"]),
-    "model shorter than the window": (
-        model(change_json("config.json", max_position_embeddings=256)),
-        ["--max_seq_length is 384", "256"],
+    "no architecture": (model(without_head(None)), ["question-answering head"]),
+    "architecture that is a number": (model(without_head([5])), ["question-answering head"]),
+    "head of three labels": (
+        model(change_weights(with_three_labels)),
+        ["qa_outputs", "[3]", "[2]", "name a saved model"],
     ),
+    "fewer positions than the weights have": (
+        model(change_json("config.json", max_position_embeddings=256)),
+        ["position_embeddings", "[512, 128]", "[256, 128]", "config.json"],
+    ),
+    "pointers in place of weights": (
+        model(write("model.safetensors", POINTER)),
+        ["model.safetensors", "git lfs pull"],
+    ),
+    "pointers in place of a tokenizer": (model(write("tokenizer.json", POINTER)), ["tokenizer.json", "git lfs pull"]),
+    "a pointer in place of questions": (file("f.json", POINTER), ["f.json", "git lfs pull"]),
     "fewer words than the tokenizer has": (model(change_json("config.json", vocab_size=9)), ["9", "tokenizer has"]),
     "no tokenizer": (model(remove("tokenizer.json", "vocab.txt", "tokenizer_config.json")), ["--tokenizer_name"]),
     "empty tokenizer": (model(write("tokenizer.json", b"{}")), ["--tokenizer_name", "cannot be loaded"]),
@@ -546,11 +593,11 @@ TRAINING = {
         ["--teacher_model_name_or_path", "cannot be loaded"],
     ),
     "teacher without a head": (
-        teacher(change_json("config.json", architectures=["BertModel"])),
+        teacher(without_head(["BertModel"])),
         ["--teacher_model_name_or_path", "question-answering head"],
     ),
     "teacher that is too short": (
-        teacher(change_json("config.json", max_position_embeddings=128)),
+        teacher(with_positions(128)),
         ["--max_seq_length is 384", "128", "--teacher_model_name_or_path"],
     ),
     # settings in YAML
@@ -603,7 +650,7 @@ EXPORT = {
         ["--model_name_or_path", "holds none of model.safetensors"],
     ),
     "export without a head": (
-        model(change_json("config.json", architectures=["DistilBertForMaskedLM"])),
+        model(without_head(["DistilBertForMaskedLM"])),
         ["question-answering head"],
     ),
     # output folders
@@ -666,7 +713,7 @@ IMPORTED = re.compile(rf"^import time:.*\| +({'|'.join(forked_main.HEAVY)})$", r
     [
         ({"--use_ipex": True, "--apply_quantization": True}, "--quantization_approach static"),
         (file("broken.json", b"{"), "not valid JSON"),
-        ({"--max_seq_length": 1000}, "512"),
+        ({"--max_seq_length": 1000, "--doc_stride": 600}, "512"),
         ({"--model_name_or_path": "nobody/no-such-model"}, "cannot be reached (offline)"),
     ],
     ids=["arguments", "file", "model", "hub"],

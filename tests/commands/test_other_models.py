@@ -1,11 +1,13 @@
 """Models of other layouts than the sample's, small and untrained: all that is done to one has to work."""
 
+import json
 import re
 
 import forked_main
 import numpy as np
 import pytest
 from conftest import SAMPLE
+from small_models import bert_tokenizer, small_model
 
 from qa.models.compressed import load_compressed
 from qa.models.passes import Batches, predict_logits
@@ -101,3 +103,19 @@ def test_int8_logits_are_near_the_fp32_ones(name, way, models, tmp_path):
 def test_all_three_at_once(name, models, tmp_path):
     printed = verified([*TRAINING, models / name], models / name, tmp_path / "out")
     assert float(re.search(r"^ +sparsity += (\S+)", printed, flags=re.MULTILINE)[1]) == 0.5
+
+
+@pytest.mark.parametrize(("teaches", "way"), [("distilbert", []), ("bert", ["--generate_teacher_logits"])])
+def test_layouts_teach_each_other(teaches, way, tokenizer, tmp_path):
+    """Each with a tokenizer that makes token types, which BERT takes and DistilBERT does not."""
+    for layout in ("bert", "distilbert"):
+        small_model(layout, tokenizer).save_pretrained(tmp_path / layout)
+        bert_tokenizer(tokenizer).save_pretrained(tmp_path / layout)
+    learns = {"bert": "distilbert", "distilbert": "bert"}[teaches]
+    words = ["run_qa.py", "--do_train", "--num_train_epochs", 1, "--apply_distillation", *way]
+    words += ["--apply_quantization", "--teacher_model_name_or_path", tmp_path / teaches]
+    printed = verified(words, tmp_path / learns, tmp_path / "out")
+    assert "eval_f1" in printed
+    # The tokenizer goes on as it came.
+    rules = [json.loads((tmp_path / name / "tokenizer.json").read_text(encoding="utf-8")) for name in (learns, "out")]
+    assert rules[0] == rules[1]

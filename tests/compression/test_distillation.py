@@ -8,12 +8,18 @@ import numpy as np
 import pytest
 import torch
 from conftest import SAMPLE
+from small_models import bert_tokenizer, small_model
 
 from qa.compression import distillation
+from qa.models.inputs import settle_inputs
+from qa.models.passes import Batches, predict_logits
+from qa.questions.answers import extract_answers
 from qa.questions.examples import read_examples
 from qa.questions.features import dataset_of, prepare_features
+from qa.questions.scores import compute_metrics
 from qa.start.arguments import DataTrainingArguments
-from qa.start.errors import SaveError
+from qa.start.errors import SaveError, UsageError
+from qa.training.batches import FeatureCollator
 
 BATCH_SIZE = 4
 
@@ -206,3 +212,67 @@ def test_cross_entropy_of_distillation_is_that_of_inc():
     student, teacher = torch.randn(2, 4, 9, generator=torch.Generator().manual_seed(0))
     expected = PyTorchKnowledgeDistillationLoss().teacher_student_loss_cal(student / 2, teacher / 2) * 4
     assert torch.equal(distillation.distillation_loss(student, teacher, torch.full((4,), 9), "CE", 2.0), expected)
+
+
+def scores(examples, features, logits):
+    """Exact match and F1 of the answers that logits stand for."""
+    return compute_metrics(examples, extract_answers(examples, features, logits))
+
+
+def logits_of(stored):
+    """Turn the column of stored logits into what `extract_answers` takes."""
+    width = max(len(row[0]) for row in stored["teacher_logits"])
+    filled = np.full((2, len(stored), width), -np.inf, dtype=np.float32)
+    for number, row in enumerate(stored["teacher_logits"]):
+        for side in range(2):
+            filled[side, number, : len(row[side])] = row[side]
+    return filled
+
+
+LAYOUTS_THAT_TEACH = [("bert", "distilbert"), ("distilbert", "bert"), ("bert", "roberta"), ("roberta", "bert")]
+
+
+@pytest.mark.parametrize(("teaches", "learns"), LAYOUTS_THAT_TEACH)
+@pytest.mark.parametrize("side", ["right", "left"])
+def test_a_teacher_of_another_layout_is_given_what_its_own_tokenizer_makes(teaches, learns, side, tokenizer, tmp_path):
+    names = {} if learns == "bert" else {"model_input_names": ["input_ids", "attention_mask"]}
+    own, students = bert_tokenizer(tokenizer), bert_tokenizer(tokenizer, padding_side=side, **names)
+    own.padding_side = side
+    model, student = small_model(teaches, own, seed=3), small_model(learns, students)
+    data_args = DataTrainingArguments(max_seq_length=96, doc_stride=24)
+    settle_inputs(student, students, data_args, "student")
+    settle_inputs(model, own, data_args, "teacher", "teacher_model_name_or_path")
+    examples = dataset_of(read_examples(str(SAMPLE / "train.json"), "train", 12))
+    mine = prepare_features(examples, students, data_args, str(tmp_path))
+    seen = distillation.features_of_teacher(mine, examples, own, data_args, str(tmp_path))
+
+    # What the teacher is by itself, with its own tokenizer alone, one feature at a time.
+    theirs = prepare_features(examples, own, data_args, str(tmp_path))
+    expected = predict_logits(model, Batches(theirs, own, 1))
+    stored = distillation.add_teacher_logits(mine, model, own, BATCH_SIZE, str(tmp_path), seen=seen)
+    assert scores(examples, mine, logits_of(stored)) == scores(examples, theirs, expected)
+    for found, wanted in zip(logits_of(stored), expected, strict=True):
+        np.testing.assert_allclose(found, wanted, atol=1e-4)
+
+    # The same from a batch of the student's, as the trainer hands it to a live teacher.
+    with_types = distillation.add_teacher_types(mine, seen, model)
+    rows = [0, 5, 2]
+    batch = FeatureCollator(students)([with_types[row] for row in rows])
+    given = distillation.inputs_of_teacher(model, batch)
+    with torch.no_grad():
+        outputs = model(**given)
+    for row, starts in zip(rows, outputs["start_logits"], strict=True):
+        length = len(mine[row]["input_ids"])
+        np.testing.assert_allclose(starts[:length], expected[0][row, :length], atol=1e-4)
+    with torch.no_grad():
+        student(**{name: values for name, values in batch.items() if not name.startswith("teacher")})
+
+
+def test_a_teacher_that_splits_texts_in_another_way_is_refused(tokenizer, tmp_path):
+    own = bert_tokenizer(tokenizer)
+    own.backend_tokenizer.normalizer = None
+    examples = dataset_of(read_examples(str(SAMPLE / "train.json"), "train", 3))
+    data_args = DataTrainingArguments(max_seq_length=96, doc_stride=24)
+    mine = prepare_features(examples, tokenizer, data_args, str(tmp_path))
+    with pytest.raises(UsageError, match="splits the training texts in another way"):
+        distillation.features_of_teacher(mine, examples, own, data_args, str(tmp_path))

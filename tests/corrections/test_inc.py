@@ -11,7 +11,7 @@ with without_ipex():
     from neural_compressor import training
 
     from qa.compression.pruning import pruning_config
-    from qa.corrections.inc import align_weight_quantizers, count_masks_once
+    from qa.corrections.inc import align_weight_quantizers, count_masks_once, kept_exceptions
 
 STEPS = 8
 
@@ -78,3 +78,25 @@ def test_fake_quant_rounds_as_the_conversion_and_hides_no_weight_from_pruning(sc
     scale = 5.0 / 127.5
     steps = layer.weight_fake_quant(layer.weight) / scale
     torch.testing.assert_close(steps, (layer.weight / scale).round().clamp(-128, 127), atol=1e-3, rtol=0)
+
+
+@pytest.mark.parametrize("level", ["ERROR", "INFO"])
+def test_what_inc_prints_of_an_exception_is_kept(level, monkeypatch, capsys):
+    from neural_compressor import PostTrainingQuantConfig, quantization
+
+    class Broken(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.linear = torch.nn.Linear(2, 2)
+
+        def forward(self, inputs):
+            raise ValueError("this is why")
+
+    def calibrate(model):
+        model(torch.zeros(1, 2))
+
+    monkeypatch.setenv("LOGLEVEL", level)
+    with kept_exceptions() as kept:
+        assert quantization.fit(Broken(), PostTrainingQuantConfig(approach="static"), calib_func=calibrate) is None
+    assert [str(error) for error in kept] == ["this is why"]
+    assert ("this is why" in capsys.readouterr().err) == (level == "INFO")

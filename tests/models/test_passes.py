@@ -34,7 +34,7 @@ def prepared(tokenizer, left_tokenizer, tmp_path_factory):
     multiple=st.sampled_from([1, 8, 64]),
     shuffled=st.booleans(),
 )
-def test_batches_are_padded_as_the_tokenizer_pads(side, prepared, seed, batch_size, width, multiple, shuffled):
+def test_batches_are_padded_as_the_tokenizer_pads_behind(side, prepared, seed, batch_size, width, multiple, shuffled):
     tokenizer, features = prepared[side]
     if shuffled:
         features = features.shuffle(seed=seed % 1000, keep_in_memory=True)
@@ -47,6 +47,7 @@ def test_batches_are_padded_as_the_tokenizer_pads(side, prepared, seed, batch_si
         padding="max_length" if width else "longest",
         max_length=width,
         pad_to_multiple_of=None if width else multiple,
+        padding_side="right",
         return_tensors="pt",
     )
     found = batches.inputs(rows)
@@ -66,6 +67,23 @@ def test_every_feature_is_in_one_batch_of_its_like(batch_size, prepared):
     lengths = batches.lengths[np.concatenate(rows)]
     assert (np.diff(lengths) <= 0).all()
     assert all(len(batch) == batch_size for batch in rows[:-1])
+
+
+def test_batches_that_are_not_padded_hold_one_length(prepared):
+    tokenizer, features = prepared["right"]
+    batches = Batches(features, tokenizer, 4, width=0, multiple=64)
+    rows = list(batches.by_length())
+    assert sorted(np.concatenate(rows)) == list(range(len(features)))
+    assert max(map(len, rows)) == 4
+    for batch in rows:
+        assert batches.token_mask(batch).all()
+
+
+def test_rounding_up_ends_at_the_longest_that_the_model_takes(prepared):
+    tokenizer, features = prepared["right"]
+    batches = Batches(features, tokenizer, 4, multiple=64, longest=96)
+    widths = {batches.token_mask(rows).shape[1] for rows in batches.by_length()}
+    assert widths == {64, 96}
 
 
 class Echo:

@@ -2,6 +2,8 @@
 
 import csv
 import json
+import re
+from pathlib import Path
 
 import hypothesis
 import pyarrow as pa
@@ -10,7 +12,8 @@ import pytest
 from conftest import SAMPLE, squad_file
 from hypothesis import strategies as st
 
-from qa.questions.examples import check_for_scoring, check_for_training, load_examples, read_examples
+from qa.questions.checks import check_for_scoring, check_for_training
+from qa.questions.examples import load_examples, read_examples
 from qa.start.arguments import DataTrainingArguments, ModelArguments
 from qa.start.errors import UsageError
 
@@ -426,6 +429,187 @@ def test_a_file_named_by_its_suffix_alone_is_read(tmp_path):
     assert read_examples(str(tmp_path / ".json"), SOURCE) == EXAMPLES
 
 
+# --- what people write ---
+
+MILL = "The old mill at Varnholt was built by Odile Marchbank in 1874."
+
+
+def answers_in(path, content):
+    """Return the answers of all examples in a file of this content."""
+    if isinstance(content, str):
+        path.write_text(content, encoding="utf-8")
+    else:
+        write_json(path, content)
+    return [example["answers"] for example in read_examples(str(path), SOURCE)]
+
+
+NOTHING = {"text": [], "answer_start": []}
+ODILE = {"text": ["Odile"], "answer_start": [38]}
+
+
+@pytest.mark.parametrize(
+    "answers",
+    [
+        *([], {"text": [], "answer_start": []}, [{"text": "", "answer_start": 0}], [{"text": "", "answer_start": -1}]),
+        *([{"text": " \t\u3000", "answer_start": 5}], [{"text": None, "answer_start": None}]),
+        *({"text": "", "answer_start": 0}, {"text": None, "answer_start": -1}, {"text": [""], "answer_start": [0]}),
+        *({"text": ["", None], "answer_start": [0, -1]}, {"text": [], "answer_start": [-1]}),
+        *({"text": [""], "answer_start": []}, '{"text": [NaN], "answer_start": [NaN]}', "[]"),
+    ],
+    ids=repr,
+)
+def test_every_spelling_of_no_answer_is_no_answer(answers, tmp_path):
+    row = {"question": "Who?", "context": MILL, "answers": answers}
+    assert answers_in(tmp_path / "f.json", [row]) == [NOTHING]
+    nested = [{"title": "t", "paragraphs": [{"context": MILL, "qas": [{"question": "Who?", "answers": answers}]}]}]
+    assert answers_in(tmp_path / "f.json", {"data": nested}) == [NOTHING]
+
+
+@pytest.mark.parametrize("impossible", [True, 1, "True", "true", "1"])
+def test_an_impossible_question_has_no_answer_whatever_stands_there(impossible, tmp_path):
+    row = {"question": "Who?", "context": MILL, "is_impossible": impossible, "answers": None}
+    assert answers_in(tmp_path / "f.json", [row, {**row, "answers": ODILE}]) == [NOTHING, NOTHING]
+    assert answers_in(tmp_path / "f.json", [{**row, "is_impossible": False, "answers": ODILE}]) == [ODILE]
+
+
+def test_blank_answers_beside_others_are_left_out(tmp_path):
+    answers = [{"text": "", "answer_start": 0}, {"text": "Odile", "answer_start": 38}]
+    assert answers_in(tmp_path / "f.json", [{"question": "q", "context": MILL, "answers": answers}]) == [ODILE]
+
+
+def cells(*columns):
+    """A CSV file with these columns, each a name and a value."""
+    names, values = zip(("question", "Who?"), ("context", MILL), *columns, strict=True)
+    quoted = ['"{}"'.format(value.replace('"', '""')) for value in values]
+    return f"{','.join(names)}\n{','.join(quoted)}\n"
+
+
+@pytest.mark.parametrize(
+    "columns",
+    [
+        [("answers", "{'text': ['Odile'], 'answer_start': [38]}")],
+        [("answers", "{'answer_start': array([38]), 'text': array(['Odile'], dtype=object)}")],
+        [("answers", "{'text': array(['Odile'], dtype='<U5'), 'answer_start': array([38], dtype=int32)}")],
+        [("answers", "{'text': [np.str_('Odile')], 'answer_start': [np.int64(38)]}")],
+        [("answers", "[{'answer_start': 38, 'text': 'Odile'}]")],
+        [("answers", "{'text': 'Odile', 'answer_start': 38}")],
+        [("answers.text", "['Odile']"), ("answers.answer_start", "[38]")],
+        [("answers.text", "array(['Odile'], dtype=object)"), ("answers.answer_start", "[38.]")],
+        [("answer_text", "Odile"), ("answer_start", "38")],
+        [("answer_start", "38.0"), ("answerText", "Odile")],
+        [("answer", "Odile"), ("Answer Start", "np.int64(38)")],
+        [("text", "Odile"), ("answer_start", "38")],
+        [("", "0"), ("answer", "{'text': ('Odile',), 'answer_start': (38,)}")],
+    ],
+    ids=repr,
+)
+def test_answers_in_a_csv_file(columns, tmp_path):
+    assert answers_in(tmp_path / "f.csv", cells(*columns)) == [ODILE]
+
+
+@pytest.mark.parametrize("text", ["", "nan", "NaN", "None", "<NA>"])
+@pytest.mark.parametrize("start", ["", "nan", "-1", "-1.0"])
+def test_empty_cells_are_no_answer(text, start, tmp_path):
+    if text != "" and start.startswith("-1"):
+        text = ""  # "nan" at a position may be an answer, which training looks for in the context
+    content = cells(("answer_text", text), ("answer_start", start))
+    assert answers_in(tmp_path / "f.csv", content) == [NOTHING]
+
+
+def test_shortened_answers_say_why_they_are_refused(tmp_path):
+    content = cells(("answers", "{'text': array(['a', ..., 'b']), 'answer_start': array([0, ..., 9])}"))
+    with pytest.raises(UsageError, match="line 2: 'answers' is shortened by three dots"):
+        answers_in(tmp_path / "f.csv", content)
+
+
+@pytest.mark.parametrize("lists", [True, False])
+def test_what_datasets_and_pandas_write_as_csv_is_read(lists, tmp_path):
+    import datasets
+
+    text, start = datasets.Value("string"), datasets.Value("int64" if lists else "int32")
+    kinds = {"text": text, "answer_start": start}
+    features = {"answers": {name: [kind] for name, kind in kinds.items()} if lists else datasets.Sequence(kinds)}
+    for name in ("id", "title", "context", "question"):
+        features[name] = text
+    several = {"text": ["a 'b'", 'c, "d"', "e\nf"], "answer_start": [0, 100, 20]}
+    rows = [*EXAMPLES, {**EXAMPLES[0], "answers": NOTHING}, {**EXAMPLES[0], "answers": several}]
+    rows = datasets.Dataset.from_list(rows, features=datasets.Features(features))
+    flat = rows.flatten()
+    for written in (rows.to_csv, rows.to_pandas().to_csv, flat.to_csv, flat.to_pandas().to_csv):
+        written(tmp_path / "f.csv")
+        assert read_examples(str(tmp_path / "f.csv"), SOURCE) == rows.to_list()
+    paired = [{**row, "answers": pairs(row["answers"])} for row in rows.to_list()]
+    datasets.Dataset.from_list(paired).to_csv(tmp_path / "f.csv")
+    assert read_examples(str(tmp_path / "f.csv"), SOURCE) == rows.to_list()
+
+
+def test_columns_have_the_names_that_people_use(tmp_path):
+    answers = {"Answers": pairs(ODILE)}
+    for names in (("passage", "query"), ("Paragraph", "Question Text"), ("document", "queryText"), ("text", "q")):
+        row = {names[0]: MILL, names[1]: "Who?", **answers, "source": "s"}
+        write_json(tmp_path / "f.json", [row])
+        (example,) = read_examples(str(tmp_path / "f.json"), SOURCE)
+        assert (example["question"], example["context"], example["answers"]) == ("Who?", MILL, ODILE)
+
+
+def test_columns_by_position_are_announced_and_a_swap_is_refused(tmp_path, capsys):
+    row = {"id": 3, "frage": "Wer?", "absatz": MILL, "antworten": pairs(ODILE)}
+    write_json(tmp_path / "f.json", [row])
+    assert read_examples(str(tmp_path / "f.json"), SOURCE)[0]["answers"] == ODILE
+    printed = capsys.readouterr().out
+    assert printed.count("\n") == 1
+    assert "question from 'frage', context from 'absatz', answers from 'antworten'" in printed
+    for names in (("absatz", "frage"), ("query", "passage")):
+        write_json(tmp_path / "f.json", [dict(zip(names, texts, strict=True)) for texts in [(MILL, "Wer?")] * 2])
+        with pytest.raises(UsageError, match=f"2 of 2 rows the question \\(column '{names[0]}'\\) is longer"):
+            read_examples(str(tmp_path / "f.json"), SOURCE)
+
+
+QUESTION = {"question": "Who?", "answers": pairs(ODILE)}
+NESTED = {
+    "an article": {"title": "t", "paragraphs": [{"context": MILL, "qas": [QUESTION, QUESTION]}]},
+    "articles": [{"paragraphs": [{"context": MILL, "qas": [QUESTION]}]}] * 2,
+    "a paragraph": {"context": MILL, "qas": [QUESTION, QUESTION]},
+    "paragraphs": [{"context": MILL, "qas": [QUESTION]}] * 2,
+    "a file": {"data": [{"paragraphs": [{"context": MILL, "qas": [QUESTION, QUESTION]}]}]},
+}
+
+
+@pytest.mark.parametrize("name", NESTED)
+def test_nested_layouts_are_read_and_numbered(name, tmp_path):
+    import datasets
+
+    content = NESTED[name]
+    rows = content if isinstance(content, list) else [content]
+    write_json(tmp_path / "f.json", content)
+    write_lines(tmp_path / "f.jsonl", rows)
+    datasets.Dataset.from_list(rows).to_parquet(tmp_path / "f.parquet")
+    for path in ("f.json", "f.jsonl", "f.parquet"):
+        examples = read_examples(str(tmp_path / path), SOURCE)
+        assert [(row["id"], row["context"], row["answers"]) for row in examples] == [
+            ("0", MILL, ODILE),
+            ("1", MILL, ODILE),
+        ]
+
+
+def test_ids_that_are_whole_numbers_and_ids_that_are_missing(tmp_path):
+    rows = [{"qid": 90211.0, "question": "q", "context": "c"}, {"qid": 7, "question": "q", "context": "c"}]
+    write_json(tmp_path / "f.json", rows)
+    assert [row["id"] for row in read_examples(str(tmp_path / "f.json"), SOURCE)] == ["90211", "7"]
+    write_json(tmp_path / "f.json", [*rows, {"question": "q", "context": "c"}])
+    with pytest.raises(UsageError, match="row 3: 'id' is missing"):
+        read_examples(str(tmp_path / "f.json"), SOURCE)
+
+
+def test_git_lfs_pointers_are_called_so(tmp_path):
+    pointer = "version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 9\n"
+    for name in ("f.json", "f.csv", "f.parquet"):
+        with pytest.raises(UsageError, match=r"Git LFS pointer.*git lfs pull"):
+            answers_in(tmp_path / name, pointer)
+    with pytest.raises(UsageError, match=r"f\.csv is a Git LFS pointer.*git lfs pull"):
+        load_examples(*arguments(dataset_name=str(tmp_path)), ["train"])
+
+
 # --- checks of whole splits ---
 
 
@@ -475,6 +659,24 @@ def test_misplaced_answers_are_reported_but_scored(capsys):
     assert "2 answers" in printed
     assert "question x" in printed
     assert printed.count("\n") == 1
+
+
+def test_training_looks_at_first_answers_only(capsys):
+    second = example("a", answers={"text": ["two", "nowhere", "two"], "answer_start": [4, 0, 0]})
+    check_for_training([second, example("b")], SOURCE, False)
+    assert second["answers"]["answer_start"] == [4, 0, 4]
+    printed = capsys.readouterr().out
+    assert printed.count("\n") == 1
+    assert "2 answers do not stand at their answer_start: 1 were realigned" in printed
+
+
+@pytest.mark.parametrize("check", [check_for_scoring, check_for_training])
+def test_all_offending_ids_are_in_a_file_that_the_message_names(check):
+    wrong = [example(f"bad-{number}", answers=None) for number in range(30)]
+    with pytest.raises(UsageError) as caught:
+        check([example(), *wrong], SOURCE, True)
+    path = Path(re.search(r"all ids are in (\S+)$", str(caught.value))[1])
+    assert path.read_text(encoding="utf-8").split() == [f"bad-{number}" for number in range(30)]
 
 
 def test_duplicate_ids_are_refused_for_scoring():
@@ -612,10 +814,28 @@ def test_a_bad_row_of_a_data_set_is_named(tmp_path):
         load_examples(*arguments(dataset_name=str(tmp_path / "saved")), ["train"])
 
 
+def test_a_local_folder_of_nested_files_is_a_data_set(tmp_path):
+    (tmp_path / "more").mkdir()
+    write_nested(tmp_path / "train-v1.1.json")
+    write_json(tmp_path / "more" / "dev.json", NESTED["paragraphs"])
+    (tmp_path / "README.md").write_text("My questions.", encoding="utf-8")
+    loaded = load_examples(*arguments(dataset_name=str(tmp_path)), ["train", "validation"])
+    assert loaded["train"] == EXAMPLES
+    assert [row["answers"] for row in loaded["validation"]] == [ODILE, ODILE]
+    write_json(tmp_path / "more" / "dev.json", [{"context": MILL, "qas": [{}, 5]}])
+    with pytest.raises(UsageError, match=r"split validation, more/dev.json, paragraph 1, question 1: 'question'"):
+        load_examples(*arguments(dataset_name=str(tmp_path)), ["validation"])
+
+
 @hypothesis.settings(max_examples=40)
 @hypothesis.given(
     rows=st.lists(
-        st.tuples(st.text(max_size=20), st.text(max_size=20), st.text(min_size=1, max_size=5), st.integers(0, 20)),
+        st.tuples(
+            st.text(max_size=20),
+            st.text(max_size=20),
+            st.text(min_size=1, max_size=5).filter(str.strip),  # a blank text is no answer
+            st.integers(0, 20),
+        ),
         min_size=1,
         max_size=4,
     )
@@ -639,3 +859,24 @@ def test_any_good_examples_survive_every_format(rows, tmp_path):
     for name in ("f.json", "f.jsonl", "f.csv", "g.csv", "f.parquet"):
         assert read_examples(str(tmp_path / name), SOURCE) == examples
         check_for_training(examples, SOURCE, False)
+
+
+@pytest.mark.parametrize(("said", "exact"), [("", 100.0), ("a mill", 50.0)])
+def test_blank_answers_are_scored_as_the_official_script_scores_none(said, exact, tmp_path):
+    from qa.questions.answers import Answers
+    from qa.questions.features import dataset_of
+    from qa.questions.scores import compute_metrics
+
+    rows = [
+        {"question": "Who?", "context": MILL, "answers": [{"text": text, "answer_start": 0}]} for text in ("", " ")
+    ]
+    write_json(tmp_path / "f.json", rows)
+    examples = read_examples(str(tmp_path / "f.json"), SOURCE)
+    check_for_scoring(examples, SOURCE, True)
+    with pytest.raises(UsageError, match="2 questions have no answer"):
+        check_for_scoring(examples, SOURCE, False)
+    odds = {"0": 1.0, "1": -1.0 if said else 1.0}
+    scores = compute_metrics(dataset_of(examples), Answers({"0": "", "1": said}, {}, odds))
+    assert scores["exact"] == scores["f1"] == scores["NoAns_exact"] == exact
+    assert scores["NoAns_total"] == scores["total"] == 2
+    assert "HasAns_exact" not in scores

@@ -22,7 +22,8 @@ import pytest
 from hypothesis import strategies as st
 from test_examples import EXAMPLES, FORMATS
 
-from qa.questions.examples import check_for_scoring, check_for_training, read_examples
+from qa.questions.checks import check_for_scoring, check_for_training
+from qa.questions.examples import read_examples
 from qa.questions.features import dataset_of
 from qa.start.errors import UsageError
 

@@ -14,11 +14,12 @@ from matplotlib.image import imread
 
 from qa.questions.answers import Answers
 from qa.results import plots
-from qa.results.comparison import pareto_front, side_by_side
+from qa.results.comparison import compare_runs, pareto_front, print_results, side_by_side
 from qa.results.measure import bootstrap_means, interval, timed_rows
 from qa.results.page import LARGEST_PAGE
 from qa.results.report import changed_answers, compare_scores
 from qa.results.tables import markdown_table, text_table
+from qa.start.errors import UsageError
 from report_qa import main
 
 POINTS = st.lists(st.tuples(st.integers(1, 6), st.integers(1, 6)), max_size=8)
@@ -260,3 +261,25 @@ def test_what_cannot_be_compared_is_refused(words, named, tmp_path, monkeypatch,
     error = capsys.readouterr().err
     assert error.startswith("error: ") and named in error and error.count("\n") == 1
     assert not (tmp_path / "all").exists()
+
+
+def finished_run(folder, ids, exact="eval_exact_match"):
+    """What a finished evaluation leaves, as far as runs are compared by it."""
+    folder.mkdir()
+    results = {exact: 50.0, "eval_f1": 60.0, "model_size_mb": 1.0, "eval_samples_per_second": 9.0}
+    (folder / "all_results.json").write_text(json.dumps(results), encoding="utf-8")
+    (folder / "eval_predictions.json").write_text(json.dumps(dict.fromkeys(ids, "x")), encoding="utf-8")
+    return folder
+
+
+def test_runs_on_other_questions_or_by_other_rules_are_not_compared(tmp_path, capsys):
+    first = finished_run(tmp_path / "a", "abc")
+    print_results([first, finished_run(tmp_path / "same", "cba")])
+    assert "same" in capsys.readouterr().out
+    v2, other = finished_run(tmp_path / "v2", "abc", "eval_exact"), finished_run(tmp_path / "other", "ab")
+    for compare in (print_results, lambda folders: compare_runs(folders, tmp_path / "out")):
+        with pytest.raises(UsageError, match=r"v2 is scored as SQuAD v2\.0 and \S+a as SQuAD v1\.1"):
+            compare([first, v2])
+        with pytest.raises(UsageError, match=r"other answered 2 questions and \S+a 3, of which 2 are the same"):
+            compare([first, other])
+    assert not (tmp_path / "out").exists()

@@ -1,0 +1,128 @@
+"""Models and tokenizers that people bring: what can be made of them is made, and the rest is said in our words."""
+
+import json
+import logging
+
+import pytest
+from conftest import SAMPLE
+from safetensors.torch import load_file, save_file
+from small_models import bert_tokenizer, small_model
+
+from qa.models import loading
+from qa.models.loading import check_teacher, load_config_and_tokenizer, load_model
+from qa.questions.examples import read_examples
+from qa.start.arguments import ModelArguments
+from qa.start.errors import UsageError
+
+
+def saved(folder, model, tokenizer):
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return ModelArguments(str(folder))
+
+
+def change_config(folder, **changes):
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    config = {name: value for name, value in {**config, **changes}.items() if value is not None}
+    (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
+
+
+@pytest.mark.parametrize("layout", ["bert", "distilbert", "roberta"])
+def test_a_classifier_of_three_labels_gets_a_new_head_of_two(layout, tokenizer, tmp_path, capsys):
+    from transformers import AutoModelForSequenceClassification
+
+    used = bert_tokenizer(tokenizer)
+    config = small_model(layout, used).config
+    config.num_labels, config.problem_type = 3, "single_label_classification"
+    model_args = saved(tmp_path, AutoModelForSequenceClassification.from_config(config), used)
+    config, _ = load_config_and_tokenizer(model_args)
+    model = load_model(model_args, config)
+    assert model.qa_outputs.out_features == model.config.num_labels == len(model.config.id2label) == 2
+    assert model.config.problem_type is None
+    assert "QuestionAnswering" not in str(config.architectures)
+    assert capsys.readouterr().out.count("has no question-answering head") == 1
+    with pytest.raises(UsageError, match=r"no question-answering head, .*ForSequenceClassification"):
+        load_model(model_args, load_config_and_tokenizer(model_args)[0], needs_head=True)
+
+
+def test_a_head_of_three_outputs_is_no_head(tokenizer, tmp_path):
+    used = bert_tokenizer(tokenizer)
+    model_args = saved(tmp_path, small_model("bert", used), used)
+    weights = load_file(tmp_path / "model.safetensors")
+    for name in ("qa_outputs.weight", "qa_outputs.bias"):
+        weights[name] = weights[name][[0, 1, 1]].clone()
+    save_file(weights, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(UsageError, match=r"qa_outputs\.\w+ has the shape \[3.*\[2"):
+        load_model(model_args, needs_head=True)
+    assert load_model(model_args).qa_outputs.out_features == 2
+
+
+@pytest.mark.parametrize("architectures", [None, [], ["BertModel"], ["BertForQuestionAnswering"]])
+def test_the_weights_say_whether_there_is_a_head(architectures, tokenizer, tmp_path):
+    used = bert_tokenizer(tokenizer)
+    model_args = saved(tmp_path, small_model("bert", used), used)
+    change_config(tmp_path, architectures=architectures)
+    config, _ = load_config_and_tokenizer(model_args)
+    model = load_model(model_args, config, needs_head=True)
+    assert config.architectures == ["BertForQuestionAnswering"]
+    expected = load_file(tmp_path / "model.safetensors")["qa_outputs.weight"]
+    assert (model.qa_outputs.weight == expected).all()
+
+
+def test_a_tokenizer_of_sentencepiece_alone_is_read(tokenizer, tmp_path, monkeypatch):
+    import sentencepiece
+
+    (tmp_path / "words").mkdir()
+    texts = [each["context"] for each in read_examples(str(SAMPLE / "dev.json"), "dev", 30)]
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(texts),
+        model_prefix=str(tmp_path / "words" / "spm"),
+        vocab_size=300,
+        pad_id=0,
+        bos_id=1,
+        eos_id=2,
+        unk_id=3,
+        control_symbols=["[CLS]", "[SEP]", "[MASK]"],
+        minloglevel=2,
+    )
+    small_model("deberta-v2", tokenizer).save_pretrained(tmp_path / "model")
+    (tmp_path / "words" / "spm.model").rename(tmp_path / "model" / "spm.model")
+    settings = {"tokenizer_class": "DebertaV2Tokenizer", "vocab_type": "spm"}
+    (tmp_path / "model" / "tokenizer_config.json").write_text(json.dumps(settings), encoding="utf-8")
+    logging.getLogger("transformers").setLevel(logging.ERROR)
+    model_args = ModelArguments(str(tmp_path / "model"))
+    _, read = load_config_and_tokenizer(model_args)
+    text = texts[0][:40]
+    assert "".join(read.tokenize(text)).replace("▁", " ").split() == text.split()
+    # Where the packages are missing, the libraries speak of another one.
+    monkeypatch.setattr(loading.importlib.util, "find_spec", lambda name: None)
+    assert loading._what_a_tokenizer_lacks(tmp_path / "model")[0] == (
+        "its spm.model needs sentencepiece and google.protobuf, not installed here"
+    )
+
+
+def test_a_folder_without_a_tokenizer_is_called_so(tokenizer, tmp_path):
+    small_model("bert", tokenizer).save_pretrained(tmp_path)
+    with pytest.raises(UsageError, match=r"the folder holds none of tokenizer\.json, vocab\.txt"):
+        load_config_and_tokenizer(ModelArguments(str(tmp_path)))
+
+
+def test_a_teacher_has_revisions_of_its_own(tokenizer, monkeypatch):
+    asked = {}
+
+    class Recorder:
+        @staticmethod
+        def from_pretrained(name, revision, **kwargs):
+            asked[name] = revision
+
+    model_args = ModelArguments("student", model_revision="v7")
+    for flag, name in (("model_name_or_path", "student"), ("teacher_model_name_or_path", "teacher")):
+        loading.from_pretrained(Recorder, flag, name, model_args)
+    assert asked == {"student": "v7", "teacher": "main"}
+
+
+def test_a_teacher_brings_its_own_tokenizer(tokenizer, tmp_path):
+    own = bert_tokenizer(tokenizer)
+    model_args = saved(tmp_path, small_model("bert", own), own)
+    assert "token_type_ids" not in tokenizer.model_input_names
+    assert "token_type_ids" in check_teacher(str(tmp_path), tokenizer, model_args).model_input_names

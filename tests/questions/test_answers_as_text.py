@@ -1,0 +1,97 @@
+"""Values that were printed come back, whoever printed them; anything else is refused."""
+
+import contextlib
+import json
+import pprint
+
+import hypothesis
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import strategies as st
+
+from qa.questions.answers_as_text import ShortenedError, value_of_text
+
+texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=8)
+answers = st.lists(st.tuples(texts, st.integers(-1, 10**6)), max_size=4)
+
+
+@hypothesis.given(answers)
+def test_answers_survive_being_printed(pairs):
+    expected = {"text": [text for text, _ in pairs], "answer_start": [start for _, start in pairs]}
+    text = np.array(expected["text"], dtype=object)
+    start = np.array(expected["answer_start"], dtype=np.int32)
+    printed = [
+        json.dumps(expected),
+        repr(expected),
+        repr({"text": text, "answer_start": start}),
+        str({"answer_start": start.astype(np.int64), "text": text}),
+        # NumPy 2 prints scalars like this.
+        f"{{'text': [{', '.join(f'np.str_({word!r})' for word in text)}], 'answer_start': ["
+        f"{', '.join(f'np.int64({place})' for place in start)}]}}",
+    ]
+    for each in printed:
+        assert value_of_text(each) == expected
+    # As cells of their own; a NumPy array of numbers alone is printed without commas.
+    assert value_of_text(str(text)) == expected["text"]
+    assert value_of_text(str(start)) == expected["answer_start"]
+    assert value_of_text(str(start.astype(float))) == expected["answer_start"]
+    assert value_of_text(repr(tuple(expected["text"]))) == expected["text"]
+    assert value_of_text(str(pd.array(expected["answer_start"], dtype="Int64"))) == expected["answer_start"]
+    made = np.array([{"text": word, "answer_start": place} for word, place in pairs], dtype=object)
+    assert value_of_text(str(made)) == value_of_text(repr(made)) == list(made)
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("['Rome' \"it's\"]", ["Rome", "it's"]),
+        ("[ 3 15]", [3, 15]),
+        ("[38.]", [38]),
+        ("[1.e+10 3.e+00]", [10**10, 3]),
+        ("[[1 2]\n [3 4]]", [[1, 2], [3, 4]]),
+        ("array(['a', 'b'],\n      dtype='<U1')", ["a", "b"]),
+        ("array([], shape=(0, 2), dtype=int64)", []),
+        ("array(['a'], dtype=StringDType())", ["a"]),
+        ("tensor([38], device='cuda:0')", [38]),
+        ("<StringArray>\n['a', <NA>]\nLength: 2, dtype: string", ["a", None]),
+        ("OrderedDict([('text', ['a']), ('answer_start', [1])])", {"text": ["a"], "answer_start": [1]}),
+        ("{'text': [b'Z\\xc3\\xbcrich'], 'answer_start': [+3]}", {"text": ["Zürich"], "answer_start": [3]}),
+        ("[nan, None, NaN, 1]", [None, None, None, 1]),
+        ("['...', 'a ... b']", ["...", "a ... b"]),
+        ("-3", -3),
+        ("nan", None),
+    ],
+)
+def test_printed_values(text, value):
+    assert value_of_text(text) == value
+
+
+def test_a_long_text_broken_by_the_pretty_printer_is_one():
+    value = {"text": ["word " * 40, "b"], "answer_start": [3, 4]}
+    assert value_of_text(pprint.pformat(value)) == value
+
+
+def test_what_numpy_shortens_is_told_apart():
+    for array in (np.arange(2000), np.array(["a"] * 2000, dtype=object)):
+        for text in (str(array), repr(array), repr({"text": array})):
+            with pytest.raises(ShortenedError):
+                value_of_text(text)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("Rome", "Rome, 3", "['a", "['a'] b", "", "(", "{'a': }", "array(", "array([1]", "f('x')", "open('x')"),
+        *("__import__('os').system('false')", "[" * 50_000, "0x" + "f" * 4000, "lambda: 1", "[x for x in 'ab']"),
+    ],
+)
+def test_anything_else_is_refused(text):
+    with pytest.raises(ValueError, match=r"."):
+        value_of_text(text)
+
+
+@hypothesis.given(st.text(alphabet="[](){}'\",:.0a \\n<>=-", max_size=12))
+def test_no_text_does_more_than_raise_a_value_error(text):
+    with contextlib.suppress(ValueError):
+        value_of_text(text)
