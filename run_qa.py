@@ -35,8 +35,6 @@ from qa.start.stack import check_stack
 
 __all__ = ["DataTrainingArguments", "ModelArguments", "OptimizationArguments", "main"]
 
-# Training features that activation ranges are taken from.
-CALIBRATION_FEATURES = 64
 # Share of the training between two points of a report's curve of the loss.
 LOGGED_SHARE = 0.02
 
@@ -176,11 +174,10 @@ def train(run, model, teacher, features, evaluated):
     with without_ipex():
         from qa.compression.distillation import add_teacher_logits
         from qa.compression.sparsity import save_sparsity, sparsity_report
-        from qa.models.passes import Batches
         from qa.questions.scores import score
         from qa.results.evaluation import post_processing
         from qa.start.processes import gather, wait_for_all
-        from qa.training.batches import FeatureCollator
+        from qa.training.batches import FeatureCollator, calibration_batches
         from trainer_qa import QuestionAnsweringINCTrainer
 
     configs = compression_of(run, model, teacher, features)
@@ -189,7 +186,6 @@ def train(run, model, teacher, features, evaluated):
     if run.optimization_args.generate_teacher_logits:
         size, device = training_args.per_device_eval_batch_size, training_args.device
         features = add_teacher_logits(features, teacher, tokenizer, size, run.model_args.cache_dir, device)
-    calibration = features.shuffle(seed=training_args.seed).select(range(min(len(features), CALIBRATION_FEATURES)))
     questions = evaluated.get("eval")
     trainer = QuestionAnsweringINCTrainer(
         model=model,
@@ -201,8 +197,7 @@ def train(run, model, teacher, features, evaluated):
         processing_class=tokenizer,
         post_process_function=post_processing(data_args, run.output_dir),
         compute_metrics=lambda predictions: score(*predictions, data_args),
-        # One batch: the observers' moving average would hardly look at the second one.
-        calibration=Batches(calibration, tokenizer, CALIBRATION_FEATURES, data_args.fixed_width),
+        calibration=calibration_batches(features, tokenizer, training_args.seed, data_args.fixed_width),
         task="question-answering",
         **configs,
     )

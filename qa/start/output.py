@@ -31,6 +31,7 @@ WRITTEN = (
     "inc_config.json",
     *MODEL_FILES,
     "training_args.bin",
+    "trainer_state.json",
     "*_results.json",
     "*_predictions.json",
     "*_null_odds.json",
