@@ -41,7 +41,7 @@ with process_as_it_was(), without_ipex():
         labels_of,
         share_of_last_batch,
     )
-    from qa.training.callbacks import BeforeConversion, FrozenRanges, LossSoFar, OneLook, StopOnSignal, TensorBoard
+    from qa.training.callbacks import BeforeConversion, FrozenRanges, LossSoFar, SameTwice, StopOnSignal, TensorBoard
 
 # File of a checkpoint with what neither model nor optimizer knows: pruners, random generators, the loss so far.
 PROGRESS_NAME = "progress.pt"
@@ -85,12 +85,12 @@ class QuestionAnsweringINCTrainer(INCTrainer):
             # On a processor with bf16 INC puts the operators that stay in fp32 into bf16, and then cannot load them.
             self._compression_manager.adaptor.use_bf16 = False
             self.add_callback(FrozenRanges(self))
-            self.add_callback(OneLook)
             calibration = calibration or calibration_batches(self.train_dataset, self.tokenizer, self.args.seed)
         self.calibration = calibration
         for pruner in self._pruners:
             count_masks_once(pruner)
         self.add_callback(BeforeConversion(self))
+        self.add_callback(SameTwice)
         self._progress = None
         self.add_callback(LossSoFar(self))
         self.add_callback(StopOnSignal(self.args.device))

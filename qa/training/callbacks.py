@@ -46,15 +46,15 @@ class FrozenRanges(TrainerCallback):
             freeze_observers(self.trainer.model)
 
 
-class OneLook(TrainerCallback):
-    """Let observers see each batch once, also where gradient checkpointing runs a layer a second time to save memory.
+class SameTwice(TrainerCallback):
+    """Let gradient checkpointing, which runs each layer a second time to save memory, come to the very same weights.
 
-    The rounding of the second time is that of the first, by the ranges that the first has left.
+    Observers look in the first pass alone; the second then rounds by the ranges that the first has left. And of
+    torch's two ways to do it only the one that is not "reentrant" adds gradients up in the order of a plain training.
     """
 
     def on_train_begin(self, args, state, control, model=None, **kwargs):
-        if args.gradient_checkpointing:
-            # The loop has done so before, but without the contexts; of torch's two ways only this one takes them.
+        if args.gradient_checkpointing:  # which the loop has turned on before, in its own way
             contexts = {"context_fn": lambda: (contextlib.nullcontext(), observers_at_rest(model))}
             model.gradient_checkpointing_enable(
                 {**(args.gradient_checkpointing_kwargs or {}), **contexts, "use_reentrant": False}
