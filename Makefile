@@ -1,7 +1,10 @@
 # `make demo` compresses the sample model and reports what it cost; `make test` runs the tests; `make bench` measures.
 # Both make .venv first, if it is missing or older than the requirements files.
 
-BASE_PYTHON := $(shell command -v python3.11 || command -v python3)
+# The Pythons that there are releases of all pinned packages for.
+FITS := import sys; sys.exit(sys.version_info[:2] not in [(3, 11), (3, 12)])
+BASE_PYTHON := $(shell for python in python3.11 python3.12 python3; do \
+	$$python -c '$(FITS)' 2> /dev/null && echo $$python && break; done)
 PYTHON := .venv/bin/python
 OUT := out
 DEMO := $(PYTHON) run_qa_post_training.py --model_name_or_path sample/distilbert-qa --train_file sample/train.json \
@@ -33,6 +36,8 @@ bench: .venv/run-ready
 	$(PYTHON) benchmarks/bench.py $(BENCH_FLAGS)
 
 .venv/run-ready: requirements.txt
+	$(if $(shell test -x $(PYTHON) || $(or $(BASE_PYTHON),false) -c '$(FITS)' 2> /dev/null || echo missing),\
+		$(error Python 3.11 and 3.12 work, and none of them is here: install one, or name it: make demo BASE_PYTHON=path))
 	test -x $(PYTHON) || $(BASE_PYTHON) -m venv .venv
 	$(PYTHON) -m pip install --quiet --requirement requirements.txt
 	touch $@

@@ -18,11 +18,12 @@ from qa.results.steps import export_steps
 from qa.results.verification import verify, verify_error
 from qa.start.arguments import OutcomeArguments, parse_arguments, positive
 from qa.start.command import command
+from qa.start.engines import ENGINES
 from qa.start.errors import UsageError
 from qa.start.output import saving
 from qa.start.process import check_one_process, prepare_process
 from qa.start.run import Run
-from qa.start.stack import EXTRAS, check_extra, check_stack
+from qa.start.stack import check_extra, check_stack
 
 # Largest difference between the logits of PyTorch and of an fp32 model in another engine, which sums in another order.
 # Measured on logits of about 10: 2e-5. Two inputs taken for each other, or a lost mask, move them by 1 and more.
@@ -40,7 +41,7 @@ class OptimizationArguments(OutcomeArguments):
 
     export_format: str = field(
         default="onnx",
-        metadata={"help": "onnx: model.onnx. openvino: openvino_model.xml and .bin.", "choices": list(EXTRAS)},
+        metadata={"help": "onnx: model.onnx. openvino: openvino_model.xml and .bin.", "choices": list(ENGINES)},
     )
     apply_quantization: bool = field(
         default=False, metadata={"help": "Write a static int8 model; without it weights stay in fp32."}

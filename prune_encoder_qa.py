@@ -11,11 +11,13 @@ import argparse
 
 from qa.corrections.ipex import without_ipex
 from qa.corrections.py_cpuinfo import ask_about_processor
+from qa.models.identity import versions, weights_of
 from qa.models.loading import from_pretrained, load_model
 from qa.start.arguments import ModelArguments
 from qa.start.command import command
 from qa.start.errors import UsageError
-from qa.start.paths import check_output_dir, kind_of, make_output_dir
+from qa.start.output import check_owner, claim_output_dir, finish, saving
+from qa.start.paths import check_output_dir, kind_of
 from qa.start.process import go_offline_without_hub, prepare_process, quiet_libraries
 from qa.start.stack import check_stack
 
@@ -47,14 +49,19 @@ def main():
     if not 0.0 <= args.target_sparsity < 1.0:
         raise UsageError(f"--target_sparsity is {args.target_sparsity}; give a number from 0 to below 1")
     check_output_dir(args.output_dir)
+    output_dir, name = args.output_dir, args.model_name_or_path
     quiet_libraries()
-    if kind_of(args.model_name_or_path) is None:
+    if kind_of(name) is None:
         go_offline_without_hub()
 
-    from transformers import AutoTokenizer
+    from transformers import AutoConfig, AutoTokenizer
 
-    model_args = ModelArguments(args.model_name_or_path)
-    tokenizer = from_pretrained(AutoTokenizer, "model_name_or_path", args.model_name_or_path, model_args)
+    model_args = ModelArguments(name)
+    config = from_pretrained(AutoConfig, "model_name_or_path", name, model_args)
+    tokenizer = from_pretrained(AutoTokenizer, "model_name_or_path", name, model_args)
+    inputs = {"--model_name_or_path": weights_of(name, config)}
+    made_from = {"settings": {"target_sparsity": args.target_sparsity}, "inputs": inputs, "versions": versions()}
+    check_owner(output_dir, made_from, overwrite=False, inputs=[("model_name_or_path", name)])
     ask_about_processor()
     with without_ipex():
         from qa.compression.sparsity import sparsity_report
@@ -62,9 +69,11 @@ def main():
     # The encoder inside: as question answering takes it, and without a head that nobody has trained.
     model = load_model(model_args).base_model
     prune(model, args.target_sparsity)
-    output_dir = make_output_dir(args.output_dir)
-    model.save_pretrained(output_dir)
-    tokenizer.save_pretrained(output_dir)
+    claim_output_dir(output_dir, made_from, overwrite=False)
+    with saving(output_dir):
+        model.save_pretrained(output_dir)
+        tokenizer.save_pretrained(output_dir)
+    finish(output_dir, verified=False)
     report = sparsity_report(model, sum(weights.numel() for weights in model.parameters()))
     print(f"{output_dir}: sparsity {report['sparsity']:.6f} in {len(report['sparsity_per_op'])} linear operators")
 

@@ -12,16 +12,24 @@ logits. Refused: IPEX and bf16 (see run_qa_post_training.py), configuration file
 
 import os
 from dataclasses import dataclass, field
+from pathlib import Path
 
-from qa.compression.schedule import settings_for_pruning
-from qa.compression.settings import PRUNING_APPROACHES, distillation_settings, find_config, quantization_settings
+from qa.compression.schedule import PRUNING_APPROACHES, fit_schedule
+from qa.compression.settings import (
+    CONFIG_DIR,
+    distillation_settings,
+    find_config,
+    quantization_settings,
+    settings_for_pruning,
+)
 from qa.corrections.ipex import without_ipex
 from qa.corrections.launchers import others_are_missing
 from qa.corrections.py_cpuinfo import ask_about_processor
 from qa.models.compressed import load_compressed
 from qa.models.loading import check_teacher, load_model
 from qa.questions.examples import check_for_training, source_of
-from qa.results.course import claim, conclude, evaluate_as_it_is, read_inputs, seen_batches
+from qa.results.course import claim, conclude, evaluate_as_it_is, is_done, read_inputs, seen_batches
+from qa.results.files import read_json
 from qa.results.hub import hub_of
 from qa.results.steps import training_steps
 from qa.results.verification import verify
@@ -118,14 +126,13 @@ def settings_of(optimization_args):
     """Read the settings of what is applied from configuration files, as a dictionary."""
     settings = {}
     if optimization_args.apply_quantization:
-        path = find_config(optimization_args.quantization_config or "quantization.yml", "quantization_config")
-        settings["quantization"] = quantization_settings("qat", path)
+        path = optimization_args.quantization_config or CONFIG_DIR / "quantization.yml"
+        settings["quantization"] = quantization_settings("qat", find_config(path, "quantization_config"))
     if optimization_args.apply_distillation:
-        path = find_config(optimization_args.distillation_config or "distillation.yml", "distillation_config")
-        settings["distillation"] = distillation_settings(path)
+        path = optimization_args.distillation_config or CONFIG_DIR / "distillation.yml"
+        settings["distillation"] = distillation_settings(find_config(path, "distillation_config"))
     if optimization_args.apply_pruning:
-        # The number of steps is not known yet.
-        settings["pruning"] = settings_for_pruning(optimization_args, 1, 10**9)
+        settings["pruning"] = settings_for_pruning(optimization_args)
     return settings
 
 
@@ -133,7 +140,7 @@ def compression_of(run, model, teacher, features):
     """Build what INC is to do in the training.
 
     Args:
-        run: `Run`; the schedule of its pruning settings is worked out here, now that the steps are known.
+        run: `Run` with its merged settings.
         model: the model to be trained; its dropout may be replaced.
         teacher: the teacher, or `None`.
         features: training features.
@@ -145,15 +152,12 @@ def compression_of(run, model, teacher, features):
     from qa.compression.fake_quant import training_quantization_config
     from qa.compression.pruning import pruning_config
     from qa.corrections.deberta import use_plain_dropout
-    from qa.training.batches import steps_of_training
 
     configs = {}
     if "quantization" in run.settings:
         use_plain_dropout(model)
         configs["quantization_config"] = training_quantization_config(run.settings["quantization"], model)
     if "pruning" in run.settings:
-        steps = steps_of_training(run.training_args, len(features))
-        run.settings["pruning"] = settings_for_pruning(run.optimization_args, *steps)
         configs["pruning_config"] = pruning_config(run.settings["pruning"])
     if teacher is not None:
         teacher.to(run.training_args.device)
@@ -169,13 +173,14 @@ def train(run, model, teacher, features, evaluated):
         evaluated: from `evaluation.prepare_evaluation`.
 
     Returns:
-        `(trainer, metrics)`: the trainer with the compressed model, and the metrics of the training.
+        The trainer, with the compressed model.
     """
     with without_ipex():
         from qa.compression.distillation import add_teacher_logits
         from qa.compression.sparsity import save_sparsity, sparsity_report
         from qa.questions.scores import score
         from qa.results.evaluation import post_processing
+        from qa.results.files import save_results, show_results
         from qa.start.processes import gather, wait_for_all
         from qa.training.batches import FeatureCollator, calibration_batches
         from trainer_qa import QuestionAnsweringINCTrainer
@@ -205,13 +210,24 @@ def train(run, model, teacher, features, evaluated):
     trained = trainer.train(training_args.resume_from_checkpoint or gather(last_checkpoint(run.output_dir))[0])
     if is_first_process():
         trainer.save_model(run.output_dir)
+        trainer.save_state()
     wait_for_all()
     metrics = {**trained.metrics, "train_samples": len(run.examples["train"])}
     if "pruning" in run.settings:
         sparsity = sparsity_report(trainer.model, parameters)
         save_sparsity(sparsity, run.output_dir)
         metrics.update(sparsity)
-    return trainer, metrics
+    save_results(metrics, run.output_dir, "train")
+    show_results("train metrics", metrics)
+    return trainer
+
+
+def training_in(output_dir):
+    """Read what a training left, its state and the sparsity among its metrics; in the first process alone."""
+    if not is_first_process():
+        return {"log_history": []}, {}
+    state, metrics = (read_json(Path(output_dir) / name) for name in ("trainer_state.json", "train_results.json"))
+    return state, {name: value for name, value in metrics.items() if name.startswith("sparsity")}
 
 
 @command
@@ -245,8 +261,8 @@ def main():
     import torch
 
     from qa.results.evaluation import prepare_evaluation, prepare_split
-    from qa.results.files import save_results, show_results
     from qa.start.processes import check_same
+    from qa.training.batches import steps_of_training
 
     torch.manual_seed(training_args.seed)  # a head that is not in the checkpoint is drawn at random
     model = load_model(model_args, run.config, needs_head=not training)
@@ -266,20 +282,22 @@ def main():
         evaluate_as_it_is(run, model, evaluated)
         return
 
-    trainer, metrics = train(run, model, teacher, used[-1].features, evaluated)
-    save_results(metrics, run.output_dir, "train")
-    show_results("train metrics", metrics)
+    if "pruning" in run.settings:
+        steps = steps_of_training(training_args, len(used[-1].features))
+        run.settings["pruning"] = fit_schedule(run.settings["pruning"], *steps)
+    done = is_done(run)
+    trainer = None if done else train(run, model, teacher, used[-1].features, evaluated)
     # What is verified and evaluated is what its users will load.
     loaded = load_compressed(run.output_dir)
-    if optimization_args.verify_loading and is_first_process():
+    if optimization_args.verify_loading and is_first_process() and not done:
         batches = seen_batches(evaluated, trainer.calibration)
         verify(trainer.model.cpu().eval(), loaded, batches.inputs(next(batches.by_length())), 0.0)
-    sparsity = {name: value for name, value in metrics.items() if name.startswith("sparsity")}
-    conclude(run, loaded, evaluated, training_steps(run), history=trainer.state.log_history, sparsity=sparsity)
+    state, sparsity = training_in(run.output_dir)
+    conclude(run, loaded, evaluated, training_steps(run), history=state["log_history"], sparsity=sparsity)
     if "tensorboard" in training_args.report_to and is_first_process():
         from qa.training.callbacks import log_saved_model
 
-        log_saved_model(run.output_dir, training_args.logging_dir, trainer.state.global_step)
+        log_saved_model(run.output_dir, training_args.logging_dir, state["global_step"])
 
 
 if __name__ == "__main__":

@@ -11,12 +11,12 @@ v2.0 data, CPUs. Refused: IPEX with the dynamic approach or a DeBERTa model, and
 import sys
 from dataclasses import dataclass, field
 
-from qa.compression.settings import find_config, quantization_settings
+from qa.compression.settings import CONFIG_DIR, find_config, quantization_settings
 from qa.corrections.ipex import without_ipex
 from qa.corrections.py_cpuinfo import ask_about_processor
 from qa.models.compressed import load_compressed
 from qa.models.loading import load_model
-from qa.results.course import claim, conclude, draw_calibration, evaluate_as_it_is, read_inputs, seen_batches
+from qa.results.course import claim, conclude, draw_calibration, evaluate_as_it_is, is_done, read_inputs, seen_batches
 from qa.results.hub import hub_of
 from qa.results.steps import post_training_steps
 from qa.results.verification import verify
@@ -109,7 +109,7 @@ def main():
     quantizing, approach = optimization_args.apply_quantization, optimization_args.quantization_approach
     use_ipex = quantizing and training_args.use_ipex
     static = quantizing and approach == "static"
-    path = find_config(optimization_args.quantization_config or "quantization.yml", "quantization_config")
+    path = find_config(optimization_args.quantization_config or CONFIG_DIR / "quantization.yml", "quantization_config")
     run.settings["quantization"] = quantization_settings("ipex" if use_ipex else approach, path)
     splits = {"train": static, "validation": training_args.do_eval, "test": training_args.do_predict}
     check_run(run, splits, path)
@@ -140,15 +140,16 @@ def main():
     settings = run.settings["quantization"]
     config = quantization_config(settings, approach, use_ipex, training_args.bf16)
     score = f1_of_trials(evaluated["eval"], data_args) if "accuracy_criterion" in settings else None
-    quantized = quantize(model, config, run.output_dir, calibration, score)
-    if quantized is None:
-        print("no trial met the accuracy criterion; nothing was saved")
-        sys.exit(1)
-    with saving(run.output_dir):
-        run.tokenizer.save_pretrained(run.output_dir)
+    if not (done := is_done(run)):
+        quantized = quantize(model, config, run.output_dir, calibration, score)
+        if quantized is None:
+            print("no trial met the accuracy criterion; nothing was saved")
+            sys.exit(1)
+        with saving(run.output_dir):
+            run.tokenizer.save_pretrained(run.output_dir)
     # What is verified and evaluated is what its users will load.
     loaded = load_compressed(run.output_dir)
-    if optimization_args.verify_loading:
+    if optimization_args.verify_loading and not done:
         batches = seen_batches(evaluated, calibration)
         tolerance = VERIFY_TOLERANCE["bf16" if training_args.bf16 else "ipex" if use_ipex else "default"]
         verify(quantized, loaded, batches.inputs(next(batches.by_length())), tolerance)

@@ -5,6 +5,7 @@ Does not belong here: building the compression configurations (`qa/compression/`
 """
 
 import inspect
+import json
 import random
 import time
 from pathlib import Path
@@ -30,7 +31,7 @@ with process_as_it_was(), without_ipex():
     from qa.models.compressed import drop_stale_weights, load_pickled
     from qa.models.passes import Batches, predict_logits
     from qa.start.errors import UsageError
-    from qa.start.output import written_beside
+    from qa.start.output import RUN_FILE, read_run, write_text, written_beside
     from qa.start.processes import gather
     from qa.training.batches import (
         MASKED_LOGIT,
@@ -162,6 +163,8 @@ class QuestionAnsweringINCTrainer(INCTrainer):
                 torch.save(self.lr_scheduler.state_dict(), folder / SCHEDULER_NAME)
                 torch.save(progress, folder / PROGRESS_NAME)
                 self.state.save_to_json(folder / TRAINER_STATE_NAME)
+                if run := read_run(self.args.output_dir):
+                    write_text(folder / RUN_FILE, json.dumps({"made_from": run["made_from"]}))
             self._rotate_checkpoints(output_dir=self.args.output_dir)
 
     def _load_from_checkpoint(self, resume_from_checkpoint, model=None):

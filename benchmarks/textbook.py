@@ -84,14 +84,14 @@ def trainer_of(recipe, model, tokenizer, features, teacher=None, **arguments):
     """
     configs = {}
     if recipe == "quantization":
-        settings = from_yaml.quantization_settings("qat", from_yaml.find_config("quantization.yml", "-"))
+        settings = from_yaml.quantization_settings("qat")
         configs["quantization_config"] = training_quantization_config(settings, model)
     elif recipe == "pruning":
-        settings = from_yaml.pruning_settings(from_yaml.find_config("prune.yml", "-"))
+        settings = from_yaml.pruning_settings()
         settings |= {"start_step": 0, "end_step": arguments["max_steps"] - 1}
         configs["pruning_config"] = pruning_config(settings)
     else:
-        settings = from_yaml.distillation_settings(from_yaml.find_config("distillation.yml", "-"))
+        settings = from_yaml.distillation_settings()
         configs["distillation_config"] = distillation_config(settings, teacher.eval())
     return INCTrainer(
         model=model,
@@ -124,7 +124,7 @@ def main():
     rows = [row for row, identifier in enumerate(train["example_id"]) if identifier in ids]
     windows = drawn["input_ids"]
     calibration = [row for row in rows if train[row]["input_ids"][: sum(train[row]["attention_mask"])] in windows]
-    settings = from_yaml.quantization_settings("static", from_yaml.find_config("quantization.yml", "-"))
+    settings = from_yaml.quantization_settings("static")
     quantizer = INCQuantizer.from_pretrained(model)
     quantizer.quantize(
         quantization_config=PostTrainingQuantConfig(approach="static", excluded_precisions=["bf16"], **settings),

@@ -34,6 +34,7 @@ class Teacher:
 
     def __init__(self):
         self.model = AutoModelForQuestionAnswering.from_pretrained(SAMPLE / "distilbert-qa-teacher").eval()
+        self.config = self.model.config
         self.seen = 0
 
     def __call__(self, **inputs):

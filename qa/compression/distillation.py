@@ -7,17 +7,20 @@ Does not belong here: the step in which a student learns from them (`trainer_qa.
 import contextlib
 import fcntl
 import hashlib
+import json
 import os
 import time
 
 import datasets
 import numpy as np
 import pyarrow as pa
+import torch
 from neural_compressor import DistillationConfig
 from neural_compressor.config import KnowledgeDistillationLossConfig
 
 from qa.models.passes import Batches, forward_passes
 from qa.questions.features import feature_cache
+from qa.start.digests import code_of
 from qa.start.errors import SaveError
 from qa.start.process import is_first_process
 from qa.start.processes import check_same, gather, own_share, wait_for_all
@@ -65,7 +68,13 @@ def add_teacher_logits(features, teacher, tokenizer, batch_size, cache_dir=None,
         SaveError: there is no room for the file.
         UsageError: the processes have different teachers.
     """
-    digest = hashlib.sha256(features._fingerprint.encode())
+    made_by = (
+        features._fingerprint,
+        teacher.config.to_json_string(),
+        torch.__version__,
+        code_of("models", "compression"),
+    )
+    digest = hashlib.sha256(json.dumps(made_by).encode())
     for name, values in teacher.state_dict().items():
         digest.update(name.encode())
         digest.update(values.cpu().numpy().tobytes())

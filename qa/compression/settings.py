@@ -1,149 +1,196 @@
 """YAML files in, checked settings for Intel Neural Compressor out.
 
-Belongs here: reading the files of `config/` and users' own ones, and saying which line of which file is wrong.
-Does not belong here: what the settings are used for, and INC itself: all settings are plain values.
+Belongs here: what may stand in the files of `config/` and in users' own ones, also in INC's older layout.
+Does not belong here: YAML itself (`qa/start/yaml_files.py`); what pruning settings mean together, with flags and with
+steps (`schedule.py`); and INC: all settings are plain values.
 """
 
+import functools
 import re
 import sys
 from pathlib import Path
+from typing import Annotated, Any, Literal, NamedTuple
 
-import yaml
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    Discriminator,
+    Field,
+    Tag,
+    ValidationError,
+    create_model,
+    model_validator,
+)
 
+from qa.compression.schedule import (
+    PRUNING_APPROACHES,
+    check_pruner,
+    is_locked,
+    merge_flags,
+    pruners_of,
+    share_of_pattern,
+)
 from qa.start.errors import UsageError
 from qa.start.stack import PROJECT_DIR
-from qa.start.yaml_files import at_line, compose, described, plain
+from qa.start.yaml_files import read_values
 
 CONFIG_DIR = PROJECT_DIR / "config"
-_CRITERIA = ("snip_momentum", "magnitude", "gradient", "snip")
-PRUNING_APPROACHES = (*(name + way for name in _CRITERIA for way in ("", "_progressive")), "pattern_lock")
 
 
-class Value:
-    """Schema of a single value: `text` says what is allowed, `test` whether a value of one of `kinds` is."""
-
-    def __init__(self, text, kinds, test):
-        self.text, self.kinds, self.test = text, kinds, test
-
-    def accepts(self, value):
-        try:
-            return type(value) in self.kinds and bool(self.test(value))
-        except (re.error, OverflowError, RecursionError):
-            return False
+def _compiled(text):
+    try:
+        re.compile(text)
+    except (re.error, OverflowError, RecursionError) as error:
+        raise ValueError from error
+    return text
 
 
-class ListOf:
-    """Schema of a list of at least so many items; with `or_one`, a single item may stand there without a list."""
-
-    def __init__(self, item, least=0, or_one=False):
-        self.item, self.least, self.or_one = item, least, or_one
-        self.text = f"a list, each item {item.text}" if isinstance(item, Value) else "a list of mappings"
-
-
-class AnyKey:
-    """Schema of a mapping whose keys are regular expressions for operators, and whose values follow one schema."""
-
-    def __init__(self, schema):
-        self.schema = schema
-
-
-def _choice(*allowed):
-    return Value(f"one of {', '.join(map(str, allowed))}", (str, int), lambda value: value in allowed)
-
-
-def _number(kind, bounds, test):
-    """Whole numbers will do for a `float`. Beyond `maxsize` are only slips of the pen, and infinity."""
-    text = f"a {'whole number' if kind is int else 'number'} {bounds}"
-    return Value(text, {int, kind}, lambda value: value <= sys.maxsize and test(value))
-
-
-def _is_pattern(text):
+def _checked_pattern(text):
     blocks = re.fullmatch(r"(tile_pattern_)?(channelx1|1xchannel|[1-9]\d{0,3}x[1-9]\d{0,3})", text, re.ASCII)
-    return blocks or 0 < _share_of_pattern(text) < 1
+    if not (blocks or 0 < share_of_pattern(text) < 1):
+        raise ValueError
+    return text.removeprefix("tile_pattern_")
 
 
-def _share_of_pattern(text):
-    """Return the part that an N:M pattern can prune, 1 for other patterns."""
-    ratio = re.fullmatch(r"(?:tile_pattern_)?(\d{1,4}):([1-9]\d{0,3})", text, re.ASCII)
-    return int(ratio[1]) / int(ratio[2]) if ratio else 1.0
+def _not_bool(value):
+    return str(value) if isinstance(value, bool) else value  # to Python, and to pydantic, True is 1
 
 
-_FLAG = Value("true or false", (bool,), lambda value: True)
-_SHARE = _number(float, "of at least 0 and below 1", lambda value: 0 <= value < 1)
-_UP_TO_ONE = _number(float, "of at least 0 and at most 1", lambda value: 0 <= value <= 1)
-_NOT_NEGATIVE = _number(float, "of at least 0", lambda value: value >= 0)
-_ABOVE_ZERO = _number(float, "above 0", lambda value: value > 0)
-_STEP = _number(int, "of at least 0", lambda value: value >= 0)
-_COUNT = _number(int, "of at least 1", lambda value: value >= 1)
-_REGEX = Value("a regular expression (as '.*query')", (str,), lambda value: re.compile(value) is not None)
-_PATTERN = Value("NxM (as 4x1), channelx1, 1xchannel, or N:M with N below M (as 2:4)", (str,), _is_pattern)
-# A schema is one of the classes above, a dictionary from key to schema, a tuple of schemas (a list of that length), or
-# `None` for what is known but not used.
-_OPERATOR = {
-    side: {
-        "dtype": ListOf(_choice("int8", "uint8", "fp32", "bf16"), least=1, or_one=True),
-        "scheme": ListOf(_choice("sym", "asym"), least=1, or_one=True),
-        "granularity": ListOf(_choice("per_tensor", "per_channel"), least=1, or_one=True),
-        "algorithm": ListOf(_choice("minmax", "kl"), least=1, or_one=True),
-    }
-    for side in ("weight", "activation")
-}
-_TUNING = {
-    "max_trials": _COUNT,
-    "timeout": _NOT_NEGATIVE,
-    # INC's `hawq_v2` needs a Python function, and 3.7.1 comes without `tpe`.
-    "strategy": _choice("basic", "bayesian", "exhaustive", "mse", "mse_v2", "random"),
-    "objective": ListOf(_choice("performance", "accuracy", "modelsize", "footprint"), least=1, or_one=True),
-}
-_QUANTIZATION_AWARE = {
-    "op_type_dict": AnyKey(_OPERATOR),
-    "op_name_dict": AnyKey(_OPERATOR),
-    "quant_level": _choice("auto", 0, 1),
-    "accuracy_criterion": {
-        "criterion": _choice("relative", "absolute"),
-        "tolerable_loss": _NOT_NEGATIVE,
-        "higher_is_better": _FLAG,
-    },
-    "tuning_criterion": _TUNING,
-}
-_POST_TRAINING = {
-    **_QUANTIZATION_AWARE,
-    "recipes": {
-        "smooth_quant": _FLAG,
-        "smooth_quant_args": {"alpha": _UP_TO_ONE, "folding": _FLAG},
-        "fast_bias_correction": _FLAG,
-        "weight_correction": _FLAG,
-    },
-}
-_APPROACHES = {**dict.fromkeys(("dynamic", "static", "ipex"), _POST_TRAINING), "qat": _QUANTIZATION_AWARE}
-# Keys of INC's PostTrainingQuantConfig and QuantizationAwareTrainingConfig, at the top for every approach or under the
-# name of the one they are for.
-QUANTIZATION_SCHEMA = {**_POST_TRAINING, **_APPROACHES}
-# Keys of INC's WeightPruningConfig.
-_PRUNING = {
-    "target_sparsity": _SHARE,
-    "pruning_type": _choice(*PRUNING_APPROACHES),
-    "pattern": _PATTERN,
-    "op_names": ListOf(_REGEX),
-    "excluded_op_names": ListOf(_REGEX),
-    "start_step": _STEP,
-    "end_step": _STEP,
-    "pruning_scope": _choice("global", "local"),
-    "pruning_frequency": _COUNT,
-    "min_sparsity_ratio_per_op": _SHARE,
-    "max_sparsity_ratio_per_op": _SHARE,
-    "sparsity_decay_type": _choice("exp", "cos", "linear", "cube"),
-    "pruning_op_types": ListOf(_choice("Conv", "Linear"), least=1),
-}
-PRUNING_SCHEMA = {**_PRUNING, "pruning_configs": ListOf(_PRUNING)}
-# Keys of INC's KnowledgeDistillationLossConfig, flat or as INC nests them itself.
-_LOSS = {
-    "temperature": _ABOVE_ZERO,
-    "loss_types": (_choice("CE", "MSE"), _choice("CE", "KL", "MSE")),
-    "loss_weights": (_UP_TO_ONE, _UP_TO_ONE),
-}
-DISTILLATION_SCHEMA = {**_LOSS, "criterion": {"KnowledgeDistillationLoss": _LOSS}}
-# INC's older layout, in which one file held everything. First what is called otherwise today.
+def _operators_of(names):
+    """INC's older layout named weights, where operators are named today."""
+    return [rf"(^|\.){re.escape(name[:-7])}$" if name.endswith(".weight") else name for name in names]
+
+
+def _one_or_more(*allowed):
+    one, more = (
+        Annotated[Literal[allowed], Tag("one")],
+        Annotated[list[Literal[allowed]], Field(min_length=1), Tag("more")],
+    )
+    return Annotated[one | more, Discriminator(lambda value: "more" if isinstance(value, list) else "one")]
+
+
+def _number(kind, text, **bounds):
+    """Beyond `maxsize` are only slips of the pen, and infinity."""
+    return Annotated[kind, Field(description=text, **{"le": sys.maxsize, **bounds})]
+
+
+# Of each type the description, if it has one, is what messages say is allowed.
+_Share = _number(float, "a number of at least 0 and below 1", ge=0, lt=1)
+_UpToOne = _number(float, "a number of at least 0 and at most 1", ge=0, le=1)
+_NotNegative = _number(float, "a number of at least 0", ge=0)
+_Step = _number(int, "a whole number of at least 0", ge=0)
+_Count = _number(int, "a whole number of at least 1", ge=1)
+_Regex = Annotated[str, AfterValidator(_compiled), Field(description="a regular expression (as '.*query')")]
+_Approach = Literal[PRUNING_APPROACHES]
+_Pattern = Annotated[
+    str,
+    AfterValidator(_checked_pattern),
+    Field(description="NxM (as 4x1), channelx1, 1xchannel, or N:M with N below M (as 2:4)"),
+]
+_Types = Annotated[list[Literal["Conv", "Linear"]], Field(min_length=1)]
+# INC's `hawq_v2` needs a Python function, and 3.7.1 comes without `tpe`.
+_Strategy = Literal["basic", "bayesian", "exhaustive", "mse", "mse_v2", "random"]
+_Objective = _one_or_more("performance", "accuracy", "modelsize", "footprint")
+_Unused = Annotated[Any, AfterValidator(lambda _, info: info.context.append(info.field_name)), Field(exclude=True)]
+
+
+class _Mapping(BaseModel, extra="forbid", strict=True):
+    @model_validator(mode="before")
+    @classmethod
+    def _empty(cls, values):
+        return {} if values is None else values
+
+
+def _mapping(*unused, base=_Mapping, **fields):
+    """Build the model of a mapping; keys that are `unused` are known, but have no effect today."""
+    fields |= dict.fromkeys(unused, _Unused)
+    return create_model("Mapping", __base__=base, **{key: (kind, None) for key, kind in fields.items()})
+
+
+_Side = _mapping(
+    dtype=_one_or_more("int8", "uint8", "fp32", "bf16"),
+    scheme=_one_or_more("sym", "asym"),
+    granularity=_one_or_more("per_tensor", "per_channel"),
+    algorithm=_one_or_more("minmax", "kl"),
+)
+_Operator = _mapping(weight=_Side, activation=_Side)
+_Operators = Annotated[dict[_Regex, _Operator], Field(description="a mapping from regular expressions for operators")]
+
+
+class QuantizationAware(_Mapping):
+    """Keys of INC's QuantizationAwareTrainingConfig."""
+
+    op_type_dict: _Operators = None
+    op_name_dict: _Operators = None
+    quant_level: Annotated[Literal["auto", 0, 1], BeforeValidator(_not_bool)] = None
+    accuracy_criterion: _mapping(
+        criterion=Literal["relative", "absolute"], tolerable_loss=_NotNegative, higher_is_better=bool
+    ) = None
+    tuning_criterion: _mapping(max_trials=_Count, timeout=_NotNegative, strategy=_Strategy, objective=_Objective) = (
+        None
+    )
+
+
+class PostTraining(QuantizationAware):
+    """Keys of INC's PostTrainingQuantConfig."""
+
+    recipes: _mapping(
+        smooth_quant=bool,
+        smooth_quant_args=_mapping(alpha=_UpToOne, folding=bool),
+        fast_bias_correction=bool,
+        weight_correction=bool,
+    ) = None
+
+
+class Quantization(PostTraining):
+    """Keys at the top are for every approach, those under its name for that one."""
+
+    dynamic: PostTraining = None
+    static: PostTraining = None
+    ipex: PostTraining = None
+    qat: QuantizationAware = None
+
+
+class Pruner(_Mapping):
+    """Keys of INC's WeightPruningConfig."""
+
+    target_sparsity: _Share = None
+    pruning_type: _Approach = None
+    pattern: _Pattern = None
+    op_names: list[_Regex] = None
+    excluded_op_names: list[_Regex] = None
+    start_step: _Step = None
+    end_step: _Step = None
+    pruning_scope: Literal["global", "local"] = None
+    pruning_frequency: _Count = None
+    min_sparsity_ratio_per_op: _Share = None
+    max_sparsity_ratio_per_op: _Share = None
+    sparsity_decay_type: Literal["exp", "cos", "linear", "cube"] = None
+    pruning_op_types: _Types = None
+
+
+class Pruning(Pruner):
+    """What holds everywhere, and what for some operators."""
+
+    pruning_configs: list[Pruner] = Field(None, description="a list of mappings")
+
+
+class Loss(_Mapping):
+    """Keys of INC's KnowledgeDistillationLossConfig."""
+
+    temperature: _number(float, "a number above 0", gt=0) = None
+    loss_types: tuple[Literal["CE", "MSE"], Literal["CE", "KL", "MSE"]] = Field(None, strict=False)
+    loss_weights: tuple[_UpToOne, _UpToOne] = Field(None, strict=False)
+
+
+class Distillation(Loss):
+    """The same keys, flat or as INC nests them itself."""
+
+    criterion: _mapping(KnowledgeDistillationLoss=Loss) = None
+
+
+# INC's older layout, in which one file held everything. First what it calls otherwise.
 _PRUNE_TYPES = {"basic_magnitude": "magnitude", "gradient_sensitivity": "gradient"}
 _PRUNER_KEYS = {
     "target_sparsity_ratio": "target_sparsity",
@@ -157,141 +204,177 @@ _PRUNER_KEYS = {
     "min_sparsity_ratio_per_layer": "min_sparsity_ratio_per_op",
     "max_sparsity_ratio_per_layer": "max_sparsity_ratio_per_op",
 }
-_PRUNER = {
-    **_PRUNING,
-    **{old: _PRUNING[new] for old, new in _PRUNER_KEYS.items()},
-    "prune_type": _choice(*PRUNING_APPROACHES, *_PRUNE_TYPES),
-    "start_epoch": _NOT_NEGATIVE,
-    "end_epoch": _NOT_NEGATIVE,
-    # Today sparsity grows from zero, and in steps, not in epochs.
-    **dict.fromkeys(("initial_sparsity", "initial_sparsity_ratio", "update_frequency", "method", "parameters")),
+_OLD_KINDS = {
+    "prune_type": Annotated[
+        Literal[*PRUNING_APPROACHES, *_PRUNE_TYPES], AfterValidator(lambda kind: _PRUNE_TYPES.get(kind, kind))
+    ],
+    **dict.fromkeys(
+        ("names", "excluded_names", "extra_excluded_names"), Annotated[list[_Regex], AfterValidator(_operators_of)]
+    ),
 }
-_COMPRESSION = {**_PRUNER, "pruners": ListOf(_PRUNER)}
-_UNUSED_IN_TRAIN = ("optimizer", "dataloader", "postprocess", "epoch", "start_epoch", "end_epoch", "iteration")
-_OLDER_LAYOUT = {
-    **dict.fromkeys(("version", "model", "device", "evaluation")),
-    "pruning": {
-        "approach": {"weight_compression": _COMPRESSION, "weight_compression_pytorch": _COMPRESSION},
-        "train": None,
+_OlderPruner = create_model(
+    "OlderPruner",
+    __base__=_mapping(
+        # Today sparsity grows from zero, and in steps, not in epochs.
+        *("initial_sparsity", "initial_sparsity_ratio", "update_frequency", "method", "parameters"),
+        base=Pruner,
+        start_epoch=_NotNegative,
+        end_epoch=_NotNegative,
+    ),
+    **{
+        old: (_OLD_KINDS.get(old, Pruner.__annotations__[new]), Field(None, serialization_alias=new))
+        for old, new in _PRUNER_KEYS.items()
     },
-    "distillation": {
-        "train": {"criterion": {"KnowledgeDistillationLoss": _LOSS}, **dict.fromkeys(_UNUSED_IN_TRAIN)},
-    },
-    "quantization": {
-        "op_wise": AnyKey(_OPERATOR),
-        "optype_wise": AnyKey(_OPERATOR),
-        "model_wise": _OPERATOR,
-        **dict.fromkeys(("approach", "calibration", "recipes", "train", "use_bf16")),
-    },
-    "tuning": {
-        "accuracy_criterion": {"relative": _NOT_NEGATIVE, "absolute": _NOT_NEGATIVE, "higher_is_better": _FLAG},
-        "exit_policy": {"timeout": _NOT_NEGATIVE, "max_trials": _COUNT, "performance_only": None},
-        "strategy": {"name": _TUNING["strategy"], **dict.fromkeys(("sigopt_api_token", "accuracy_weight"))},
-        "objective": _TUNING["objective"],
-        **dict.fromkeys(("random_seed", "workspace", "tensorboard", "multi_objectives")),
-    },
-}
+)
+_Compression = _mapping(
+    base=_OlderPruner, pruners=Annotated[list[_OlderPruner], Field(description="a list of mappings")]
+)
 
 
-class _File:
-    """A file read after one of two schemas.
+class OlderLayout(_mapping("version", "model", "device", "evaluation")):
+    """One section for each configuration; `tuning` belongs to quantization."""
 
-    Attributes:
-        values: nested dictionary of plain values.
-        older: whether it is in INC's older layout.
-        lines: dictionary from the keys and indices that lead to a value to its line.
-        unused: keys whose values are not used.
-    """
+    pruning: _mapping(
+        "train", approach=_mapping(weight_compression=_Compression, weight_compression_pytorch=_Compression)
+    ) = None
+    distillation: _mapping(
+        train=_mapping(
+            *("optimizer", "dataloader", "postprocess", "epoch", "start_epoch", "end_epoch", "iteration"),
+            criterion=_mapping(KnowledgeDistillationLoss=Loss),
+        )
+    ) = None
+    quantization: _mapping(
+        *("approach", "calibration", "recipes", "train", "use_bf16"),
+        op_wise=_Operators,
+        optype_wise=_Operators,
+        model_wise=_Operator,
+    ) = None
+    tuning: _mapping(
+        *("random_seed", "workspace", "tensorboard", "multi_objectives"),
+        accuracy_criterion=_mapping(relative=_NotNegative, absolute=_NotNegative, higher_is_better=bool),
+        exit_policy=_mapping("performance_only", timeout=_NotNegative, max_trials=_Count),
+        strategy=_mapping("sigopt_api_token", "accuracy_weight", name=_Strategy),
+        objective=_Objective,
+    ) = None
 
-    def __init__(self, path, schema):
-        self.path, self.lines, self.unused = path, {}, []
-        root = compose(path) or yaml.compose("{}", Loader=yaml.SafeLoader)
-        keys = [key.value for key, _ in root.value] if isinstance(root, yaml.MappingNode) else []
-        self.older = any(key in _OLDER_LAYOUT for key in keys if isinstance(key, str))
-        self.values = self._checked(root, _OLDER_LAYOUT if self.older else schema, ())
 
-    def place(self, line):
-        return at_line(self.path, line)
-
-    def _refusal(self, node, text):
-        return UsageError(f"{self.place(node.start_mark.line + 1)}{text}")
-
-    def _checked(self, node, schema, trail):
-        """Turn a node into plain values after a schema; `trail` are the keys and indices that lead to it."""
-        name = next((part for part in reversed(trail) if isinstance(part, str)), "the file")
-        if isinstance(schema, (dict, AnyKey)):
-            return self._checked_mapping(node, schema, trail, name)
-        if isinstance(schema, ListOf) and schema.or_one and isinstance(node, yaml.ScalarNode):
-            schema = schema.item
-        if isinstance(schema, Value):
-            if not isinstance(node, yaml.ScalarNode) or not schema.accepts(plain(node)):
-                raise self._refusal(node, f"{name} is {described(node)}; give {schema.text}")
-            return float(plain(node)) if float in schema.kinds else plain(node)
-        if isinstance(schema, tuple):
-            right, text = len(schema), f"a list of {len(schema)}: {'; '.join(item.text for item in schema)}"
-        else:
-            right, text = max(len(node.value), schema.least), schema.text
-        if not isinstance(node, yaml.SequenceNode) or len(node.value) != right:
-            raise self._refusal(node, f"{name} is {described(node)}; give {text}")
-        items = schema if isinstance(schema, tuple) else [schema.item] * right
-        return [self._checked(child, items[i], (*trail, i)) for i, child in enumerate(node.value)]
-
-    def _checked_mapping(self, node, schema, trail, name):
-        known = ", ".join(schema) if isinstance(schema, dict) else "regular expressions for operators"
-        if node.tag == "tag:yaml.org,2002:null":
-            return {}
-        if not isinstance(node, yaml.MappingNode):
-            raise self._refusal(node, f"{name} is {described(node)}; give a mapping with keys among: {known}")
-        values = {}
-        for key_node, value_node in node.value:
-            key = plain(key_node)
-            if not (_REGEX.accepts(key) if isinstance(schema, AnyKey) else isinstance(key, str) and key in schema):
-                raise self._refusal(key_node, f"unknown key {described(key_node)} in {name}; allowed here: {known}")
-            if (*trail, key) in self.lines:
-                raise self._refusal(key_node, f"the key {key!r:.100} stands twice in {name}; keep one")
-            self.lines[*trail, key] = key_node.start_mark.line + 1
-            inner = schema[key] if isinstance(schema, dict) else schema.schema
-            if inner is not None:
-                values[key] = self._checked(value_node, inner, (*trail, key))
-            elif trail:  # that `version`, `model` and their like are not used goes without saying
-                self.unused.append(key)
-        return values
+class _File(NamedTuple):
+    path: Path
+    values: dict  # plain values of the keys that were given
+    older: bool  # whether in INC's older layout
+    lines: dict  # from the keys and indices that lead to a value to the lines of its key and of the value
+    unused: list  # keys that have no effect
 
     def section(self, name):
-        """Return one section of a file in the older layout; the others count as unused."""
+        """Return a section of a file in the older layout; the others count as unused."""
         if name not in self.values:
             found = ", ".join(self.values) or "no section"
-            raise UsageError(f"{self.place(1)}this file of INC's older layout has {found}; give it a {name} section")
-        self.unused += [key for key in self.values if key != name]
+            raise UsageError(
+                f"{self.path}, line 1: this file of INC's older layout has {found}; give it a {name} section"
+            )
+        self.unused.extend(key for key in self.values if (key, name) not in ((name, name), ("tuning", "quantization")))
         return self.values[name]
+
+    def named(self, key, index):
+        """Name a pruning key by file and line: in the local settings at `index` if it is there, else of all."""
+        for trail in sorted(filter(None, self.lines), key=len):  # local settings lie deeper and so come last
+            if _PRUNER_KEYS.get(trail[-1], trail[-1]) == key and (
+                trail[-2:][0] == index or isinstance(trail[-2:][0], str)
+            ):
+                line, _ = self.lines[trail]
+        return f"{self.path}, line {line}: {key}"
 
     def show_older_layout(self, settings):
         """Print what a file in the older layout was understood as."""
         if self.older:
             shown = ", ".join(f"{key}={_shown(value)}" for key, value in settings.items()) or "no settings"
-            unused = dict.fromkeys(self.unused)
-            rest = f"; not used: {', '.join(unused)}" if unused else ""
+            rest = f"; not used: {', '.join(dict.fromkeys(self.unused))}" if self.unused else ""
             print(f"note: {self.path} is in INC's older layout; understood as: {shown}{rest}")
 
 
+def _read(path, model):
+    """Check a file by a model, or by that of the older layout if it looks like one."""
+    values, lines = read_values(path)
+    older = isinstance(values, dict) and not OlderLayout.model_fields.keys().isdisjoint(values)
+    model, unused = OlderLayout if older else model, []
+    try:
+        checked = model.model_validate(values, context=unused)
+    except ValidationError as error:
+        raise _refusal(path, lines, model.model_json_schema(), error.errors()[0]) from error
+    unused = [key for key in unused if key not in OlderLayout.model_fields]
+    return _File(path, checked.model_dump(exclude_unset=True, by_alias=True), older, lines, unused)
+
+
+def _refusal(path, lines, schema, problem):
+    """Say what is wrong in one line.
+
+    Args:
+        path, lines: of the file.
+        schema: JSON schema of its model.
+        problem: the first of pydantic's errors.
+    """
+    trail, known = (), schema["$defs"]
+    whole = {"missing": 1}.get(
+        problem["type"], 2 * (problem["loc"][-1:] == ("[key]",))
+    )  # what is wrong lies higher up
+    for part in problem["loc"][: len(problem["loc"]) - whole]:
+        schema = known.get(schema.get("$ref", "").rpartition("/")[2], schema)
+        inner = {**schema.get("properties", {}), **dict(zip(("one", "more"), schema.get("oneOf", ()), strict=False))}
+        inner |= dict(enumerate(schema.get("prefixItems", ())))
+        schema = inner.get(part) or schema.get("items") or schema.get("additionalProperties") or schema
+    for part in problem["loc"]:
+        trail += (part,) if (*trail, part) in lines else ()
+    unknown = problem["type"] == "extra_forbidden" or "[key]" in problem["loc"][-1:]
+    line = lines[trail][0 if unknown else 1]
+    names = [part for part in (trail[:-1] if unknown else trail) if isinstance(part, str)]
+    name, allowed = [*names, "the file"][-1 if not names else len(names) - 1], _allowed(schema, known)
+    if unknown:
+        return UsageError(f"{path}, line {line}: unknown key {trail[-1]!r:.100} in {name}; allowed here: {allowed}")
+    return UsageError(f"{path}, line {line}: {name} is {_found(problem['input'])}; give {allowed}")
+
+
+def _allowed(schema, known):
+    """Put a JSON schema into words."""
+    schema = {**known.get(schema.get("$ref", "").rpartition("/")[2], {}), **schema}
+    if "properties" in schema:
+        return f"a mapping with keys among: {', '.join(schema['properties'])}"
+    if "description" in schema or schema.get("type") == "boolean":
+        return schema.get("description", "true or false")
+    if "items" in schema:
+        return f"a list, each item {_allowed(schema['items'], known)}"
+    if "prefixItems" in schema:
+        items = [_allowed(item, known) for item in schema["prefixItems"]]
+        return f"a list of {len(items)}: {'; '.join(items)}"
+    return f"one of {', '.join(map(str, schema.get('enum', [schema.get('const')])))}"
+
+
+def _found(value):
+    if isinstance(value, dict | list):
+        return "a mapping" if isinstance(value, dict) else f"a list of {len(value)}"
+    return "empty" if value is None else f"{value!r:.100}"
+
+
 def _shown(value):
-    if isinstance(value, float):
-        return f"{value:g}"
     if isinstance(value, list) and len(value) > 3:
         return f"[{value[0]!r} and {len(value) - 1} more]"
-    return str(value)
+    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def find_config(path, flag):
-    """Return the path of a configuration file: as given, else by its name in the project's `config/`.
+    """Return the path of a configuration file: as given, or, if it is relative, that of its name in `config/`.
 
     Raises:
-        UsageError: there is neither.
+        UsageError: there is none.
     """
-    for candidate in (Path(path), CONFIG_DIR / Path(path).name):
-        if candidate.is_file():
-            return candidate
-    raise UsageError(f"--{flag} {path}: there is no such file, nor {CONFIG_DIR / Path(path).name}")
+    shipped = CONFIG_DIR / Path(path).name
+    if Path(path).is_file():
+        return Path(path)
+    if Path(path).is_absolute():
+        raise UsageError(f"--{flag} {path}: there is no such file")
+    if not shipped.is_file():
+        raise UsageError(f"--{flag} {path}: there is no such file, nor {shipped}")
+    print(f"note: --{flag} {path}: there is no such file; {shipped} is taken")
+    return shipped
 
 
 def quantization_settings(approach, path=CONFIG_DIR / "quantization.yml"):
@@ -299,7 +382,7 @@ def quantization_settings(approach, path=CONFIG_DIR / "quantization.yml"):
 
     Args:
         approach: `dynamic`, `static`, `ipex` or `qat`.
-        path: YAML file after `QUANTIZATION_SCHEMA`, or in INC's older layout.
+        path: YAML file after `Quantization`, or in INC's older layout.
 
     Returns:
         Keyword arguments for `PostTrainingQuantConfig` (`qat`: `QuantizationAwareTrainingConfig`) as nested plain
@@ -309,36 +392,29 @@ def quantization_settings(approach, path=CONFIG_DIR / "quantization.yml"):
     Raises:
         UsageError: the file cannot be read, or a key or value in it is not allowed; the message has the line.
     """
-    file = _File(path, QUANTIZATION_SCHEMA)
+    file = _read(path, Quantization)
     settings = file.values
     if file.older:
-        settings = _quantization_of_older_layout(file)
+        settings = _quantization_of_older_layout(file.section("quantization"), file.values.get("tuning", {}))
         file.show_older_layout(settings)
     # What is at the top but not for this approach (`recipes` in training) is there for the others.
-    common = {key: value for key, value in settings.items() if key in _APPROACHES[approach]}
-    return {**common, **settings.get(approach, {})}
+    allowed = (QuantizationAware if approach == "qat" else PostTraining).model_fields
+    return {**{key: value for key, value in settings.items() if key in allowed}, **settings.get(approach, {})}
 
 
-def _quantization_of_older_layout(file):
-    old = file.section("quantization")
-    tuning = file.values.get("tuning", {})
-    file.unused = [key for key in file.unused if key != "tuning"]
-    everywhere = {".*": old["model_wise"]} if "model_wise" in old else {}
-    loss = tuning.get("accuracy_criterion", {})
-    criterion = {key: value for key, value in loss.items() if key == "higher_is_better"}
-    for kind in ("relative", "absolute"):
-        if kind in loss:
-            criterion.update(criterion=kind, tolerable_loss=loss[kind])
-    trials = {**tuning.get("exit_policy", {})}
-    if "name" in tuning.get("strategy", {}):
-        trials["strategy"] = tuning["strategy"]["name"]
-    if "objective" in tuning:
-        trials["objective"] = tuning["objective"]
+def _quantization_of_older_layout(old, tuning):
+    loss = dict(tuning.get("accuracy_criterion", {}))
+    for kind in loss.keys() & {"relative", "absolute"}:
+        loss |= {"criterion": kind, "tolerable_loss": loss.pop(kind)}
+    trials = {
+        **tuning.get("exit_policy", {}),
+        **({"strategy": tuning["strategy"]["name"]} if tuning.get("strategy") else {}),
+    }
     settings = {
-        "op_type_dict": {**everywhere, **old.get("optype_wise", {})},
+        "op_type_dict": {**({".*": old["model_wise"]} if "model_wise" in old else {}), **old.get("optype_wise", {})},
         "op_name_dict": old.get("op_wise", {}),
-        "accuracy_criterion": criterion,
-        "tuning_criterion": trials,
+        "accuracy_criterion": loss,
+        "tuning_criterion": {**trials, **({"objective": tuning["objective"]} if "objective" in tuning else {})},
     }
     return {key: value for key, value in settings.items() if value}
 
@@ -347,112 +423,68 @@ def pruning_settings(path=CONFIG_DIR / "prune.yml"):
     """Read INC's settings for pruning.
 
     Args:
-        path: YAML file after `PRUNING_SCHEMA`, or in INC's older layout.
+        path: YAML file after `Pruning`, or in INC's older layout.
 
     Returns:
         Keyword arguments for `WeightPruningConfig` as plain values. `pruning_configs`, `op_names` and
         `excluded_op_names` are always there, since INC writes into its own defaults; so are `start_step` and
-        `end_step`, and equal, with `pattern_lock`. The older layout may bring `start_epoch` and `end_epoch` in their
-        place: see `steps_of_epochs`.
+        `end_step`, and zero, with `pattern_lock`. The older layout may bring `start_epoch` and `end_epoch` in their
+        place, which `schedule.py` turns into steps.
 
     Raises:
         UsageError: the file cannot be read, a key or value in it is not allowed, or two values do not go together;
             the message has the line.
     """
-    file = _File(path, PRUNING_SCHEMA)
-    settings = _pruning_of_older_layout(file) if file.older else file.values
-    local_settings = settings.get("pruning_configs", [])
-    for part in (settings, *local_settings):
-        if {**settings, **part}.get("pruning_type") == "pattern_lock":
+    file = _read(path, Pruning)
+    settings = file.values
+    if file.older:
+        approach = file.section("pruning").get("approach", {})
+        old = approach.get("weight_compression") or approach.get("weight_compression_pytorch") or {}
+        pruners = old.pop("pruners", [])
+        # What held in that layout for a file that does not say.
+        settings = {"pruning_type": "magnitude", "pattern": "1x1", **old}
+        settings |= pruners[0] if len(pruners) == 1 else {"pruning_configs": pruners}
+    for part in (settings, *settings.get("pruning_configs", [])):
+        if is_locked({**settings, **part}):
             if file.older:  # such files gave a schedule here too; it meant nothing, and today INC refuses it
-                for key in [key for key in part if key.startswith(("start_", "end_"))]:
-                    file.unused.append(f"{key}={part.pop(key):g}")
+                scheduled = [key for key in part if key.startswith(("start_", "end_"))]
+                file.unused.extend(f"{key}={part.pop(key):g}" for key in scheduled)
             part.setdefault("start_step", 0)
             part.setdefault("end_step", part["start_step"])
-    for index, local in enumerate(local_settings or [{}]):
-        _check_pruning(file, index, {**settings, **local})
+    for index, pruner in enumerate(pruners_of(settings)):
+        check_pruner(pruner, functools.partial(file.named, index=index))
     file.show_older_layout(settings)
     return {"pruning_configs": [], "op_names": [], "excluded_op_names": [], **settings}
 
 
-def _pruning_of_older_layout(file):
-    approach = file.section("pruning").get("approach", {})
-    old = approach.get("weight_compression") or approach.get("weight_compression_pytorch") or {}
-    # What held in that layout for a file that does not say.
-    settings = {"pruning_type": "magnitude", "pattern": "1x1", **_pruner_of_older_layout(old)}
-    pruners = [_pruner_of_older_layout(pruner) for pruner in old.get("pruners", [])]
-    return {**settings, **pruners[0]} if len(pruners) == 1 else {**settings, "pruning_configs": pruners}
-
-
-def _pruner_of_older_layout(old):
-    new = {_PRUNER_KEYS.get(key, key): value for key, value in old.items() if key != "pruners"}
-    for key in ("op_names", "excluded_op_names"):
-        if key in new:
-            # Weights were named, where operators are today.
-            new[key] = [
-                rf"(^|\.){re.escape(name.removesuffix('.weight'))}$" if name.endswith(".weight") else name
-                for name in new[key]
-            ]
-    if "pattern" in new:
-        new["pattern"] = new["pattern"].removeprefix("tile_pattern_")
-    if "pruning_type" in new:
-        new["pruning_type"] = _PRUNE_TYPES.get(new["pruning_type"], new["pruning_type"])
-    return new
-
-
-def _check_pruning(file, index, settings):
-    """Refuse values that do not go together; `settings` hold for the local ones at `index`, if there are any."""
-    lines = {}
-    for trail in sorted(file.lines, key=len):  # local settings lie deeper and so come last
-        if trail[-2:][0] == index or isinstance(trail[-2:][0], str):
-            lines[_PRUNER_KEYS.get(trail[-1], trail[-1])] = file.lines[trail]
-
-    locked = settings.get("pruning_type") == "pattern_lock"
-    limit = min(settings.get("max_sparsity_ratio_per_op", 0.98), _share_of_pattern(settings.get("pattern", "4x1")))
-    for key in ("min_sparsity_ratio_per_op", "target_sparsity"):
-        if settings.get(key, 0) > limit and not (locked and key == "target_sparsity"):
-            raise UsageError(
-                f"{file.place(lines[key])}{key} is {settings[key]:g}; give at most {limit:g}, which is all that the "
-                f"pattern and max_sparsity_ratio_per_op allow"
-            )
-    for start, end in (("start_step", "end_step"), ("start_epoch", "end_epoch")):
-        place = file.place(lines.get(end, lines.get(start)))
-        first, last = settings.get(start, 0), settings.get(end, sys.maxsize)
-        if last < first:
-            raise UsageError(f"{place}{end} is {last:g}; give at least {start}, which is {first:g}")
-        if locked and start == "start_step" and last != first:
-            raise UsageError(
-                f"{place}{end} is {last:g} and {start} is {first:g}; pattern_lock has no schedule: give both the same "
-                f"value, or none"
-            )
-
-
-def steps_of_epochs(settings, steps_per_epoch):
-    """Turn epochs into steps.
+def settings_for_pruning(optimization_args):
+    """Read the pruning settings of a run: those of its file, or of the one that is meant for its approach, and flags.
 
     Args:
-        settings: from `pruning_settings`; left as it is.
-        steps_per_epoch: optimizer steps in one epoch.
+        optimization_args: `OptimizationArguments` as parsed.
 
     Returns:
-        The settings with `start_step` and `end_step` in place of `start_epoch` and `end_epoch`.
+        What `merge_flags` makes of them.
+
+    Raises:
+        UsageError: as `pruning_settings` and `merge_flags`.
     """
-    steps = {}
-    for key, value in settings.items():
-        if key in ("start_epoch", "end_epoch"):
-            steps[key.replace("epoch", "step")] = round(value * steps_per_epoch)
-        elif key == "pruning_configs":
-            steps[key] = [steps_of_epochs(local, steps_per_epoch) for local in value]
-        else:
-            steps.setdefault(key, value)
-    return steps
+    locked = optimization_args.pruning_approach == "pattern_lock"
+    default = CONFIG_DIR / ("prune_pattern_lock.yml" if locked else "prune.yml")
+    settings = pruning_settings(find_config(optimization_args.pruning_config or default, "pruning_config"))
+    if optimization_args.pruning_config is None and optimization_args.pruning_approach.endswith("_progressive"):
+        settings["pattern"] = "4x1"  # single weights are no blocks that could be filled little by little
+    flags = ("pruning_approach", "target_sparsity", "start_step", "end_step")
+    keys = dict(zip(flags, ("pruning_type", *flags[1:]), strict=True))
+    values = {key: getattr(optimization_args, flag) for flag, key in keys.items()}
+    return merge_flags(settings, values, {key for flag, key in keys.items() if flag in optimization_args.given})
 
 
 def distillation_settings(path=CONFIG_DIR / "distillation.yml"):
     """Read INC's settings for distillation.
 
     Args:
-        path: YAML file after `DISTILLATION_SCHEMA`, or in INC's older layout.
+        path: YAML file after `Distillation`, or in INC's older layout.
 
     Returns:
         Dictionary of `temperature`, `loss_types` and `loss_weights`, with INC's defaults for what the file leaves out.
@@ -460,13 +492,20 @@ def distillation_settings(path=CONFIG_DIR / "distillation.yml"):
     Raises:
         UsageError: the file cannot be read, or a key or value in it is not allowed; the message has the line.
     """
-    file = _File(path, DISTILLATION_SCHEMA)
+    file = _read(path, Distillation)
     flat = file.section("distillation").get("train", {}) if file.older else file.values
-    nested = flat.pop("criterion", {}).get("KnowledgeDistillationLoss", {})
-    settings = {**flat, **nested}
-    file.show_older_layout(settings)
-    weights = settings.get("loss_weights", [0.5, 0.5])
-    if sum(weights) != 1:  # INC compares exactly, too; two decimals that sum to 1 do so as floats
-        line = max(line for trail, line in file.lines.items() if trail[-1] == "loss_weights")
-        raise UsageError(f"{file.place(line)}loss_weights is {weights}; give two numbers that sum to 1")
-    return {"temperature": 1.0, "loss_types": ["CE", "CE"], "loss_weights": weights, **settings}
+    given = {**flat, **flat.pop("criterion", {}).get("KnowledgeDistillationLoss", {})}
+    given = {
+        key: list(value) if isinstance(value, tuple) else value for key, value in given.items() if key != "criterion"
+    }
+    file.show_older_layout(given)
+    settings = {"temperature": 1.0, "loss_types": ["CE", "CE"], "loss_weights": [0.5, 0.5], **given}
+    place = {trail[-1]: f"{file.path}, line {line}: " for trail, (line, _) in file.lines.items() if trail}
+    if sum(settings["loss_weights"]) != 1:  # INC compares exactly, too; two decimals that sum to 1 do so as floats
+        raise UsageError(f"{place['loss_weights']}loss_weights is {settings['loss_weights']}; give two that sum to 1")
+    if settings["loss_types"][0] == "MSE" and settings["loss_weights"][0] > 0:
+        raise UsageError(
+            f"{place['loss_types']}the first of loss_types is 'MSE', but right answers are places in a text, not "
+            "values: give CE, or 0 as the first of loss_weights"
+        )
+    return settings

@@ -8,6 +8,7 @@ import pickle
 import re
 from pathlib import Path
 
+from qa.corrections.ipex import without_ipex
 from qa.corrections.torch_tracer import trace_without_stacks
 from qa.start.errors import UsageError
 
@@ -70,8 +71,8 @@ def load_compressed(output_dir):
     else:
         load_pickled(path)
 
-    from optimum.intel import INCModelForQuestionAnswering
-
+    with without_ipex(not ipex):
+        from optimum.intel import INCModelForQuestionAnswering
     if ipex:
         import intel_extension_for_pytorch  # noqa: F401  registers the operators of the saved graph
     trace_without_stacks()

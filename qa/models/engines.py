@@ -2,18 +2,20 @@
 
 Belongs here: everything between an fp32 model in memory and a file that such an engine runs, quantization included,
 and running that file.
-Does not belong here: running it over questions (`passes.py`) and whether the engine is installed
-(`qa/start/stack.py`). The engines and PyTorch are imported where they are used: to run a model one of them is enough.
+Does not belong here: running it over questions (`passes.py`), and what an engine is called and needs
+(`qa/start/engines.py`). The engines and PyTorch are imported where they are used: to run a model one is enough.
 """
 
 import contextlib
 import logging
+import shutil
 import sys
 import tempfile
 from pathlib import Path
 
 import numpy as np
 
+from qa.start.engines import ENGINES
 from qa.start.errors import UsageError
 from qa.start.output import written_beside
 from qa.start.process import chosen_threads
@@ -64,8 +66,8 @@ def export(model, exporter, export_format, output_dir, calibration=None):
     Args:
         model: the fp32 model, in evaluation mode; it is not changed.
         exporter: from `exporter_of`.
-        export_format: `onnx` or `openvino`.
-        output_dir: existing folder for `config.json` and `model.onnx`, or `openvino_model.xml` and `.bin`.
+        export_format: one of `ENGINES`.
+        output_dir: existing folder for `config.json` and the engine's files.
         calibration: `passes.Batches` of the calibration features, to write an int8 model; fp32 if `None`.
 
     Raises:
@@ -76,13 +78,18 @@ def export(model, exporter, export_format, output_dir, calibration=None):
     names = list(exporter.inputs)
     batches = calibration and [_arrays(calibration.inputs(rows), names) for rows in calibration.by_length()]
     with written_beside(output_dir) as folder, tempfile.TemporaryDirectory() as workspace:
-        source, target = Path(workspace) / "model.onnx", folder / "model.onnx"
-        export_onnx(model, exporter, source if batches or export_format == "openvino" else target)
-        if export_format == "openvino":
-            _write_openvino(source, folder / "openvino_model.xml", batches)
-        elif batches:
-            _quantize_onnx(source, target, batches)
+        source = Path(workspace) / "model.onnx"
+        export_onnx(model, exporter, source)
+        _WRITERS[export_format](source, folder, batches)
         model.config.save_pretrained(folder)
+
+
+def _write_onnx(source, folder, batches):
+    """Write a model for ONNX Runtime; with batches to calibrate on, in int8."""
+    if batches:
+        _quantize_onnx(source, folder / "model.onnx", batches)
+    else:
+        shutil.move(source, folder / "model.onnx")
 
 
 # INC's own export (`Torch2ONNXConfig`) was tried first, with INC 3.7.1 and torch 2.8: torch cannot unpack the
@@ -130,7 +137,7 @@ def _quantize_onnx(source, target, batches):
     )
 
 
-def _write_openvino(source, target, batches):
+def _write_openvino(source, folder, batches):
     """Write a model as OpenVINO IR; with batches to calibrate on, in int8 by NNCF, which smooths activations first."""
     import openvino
 
@@ -146,33 +153,39 @@ def _write_openvino(source, target, batches):
                 model_type=nncf.ModelType.TRANSFORMER,
                 subset_size=len(batches),
             )
-    openvino.save_model(model, target, compress_to_fp16=False)
+    openvino.save_model(model, folder / "openvino_model.xml", compress_to_fp16=False)
 
 
 def load_exported(output_dir):
     """Load what `export` wrote, on the CPU.
 
     Args:
-        output_dir: folder with `model.onnx` or `openvino_model.xml`.
+        output_dir: folder with the files of one of `ENGINES`.
 
     Returns:
         Function of the tokenizer's inputs as keywords, `(b, l)` int64 arrays or tensors, that returns a dictionary of
         `start_logits` and `end_logits`, `(b, l)` float32 arrays.
     """
-    folder, threads = Path(output_dir), chosen_threads()
-    if (folder / "model.onnx").is_file():
-        import onnxruntime
+    folder = Path(output_dir)
+    name = next(name for name, engine in ENGINES.items() if (folder / engine.files[-1]).is_file())
+    return _LOADERS[name](folder, chosen_threads())
 
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = threads
-        session = onnxruntime.InferenceSession(folder / "model.onnx", options, providers=["CPUExecutionProvider"])
-        names = [argument.name for argument in session.get_inputs()]
 
-        def run(**inputs):
-            return dict(zip(LOGITS, session.run(LOGITS, _arrays(inputs, names)), strict=True))
+def _load_onnx(folder, threads):
+    import onnxruntime
 
-        return run
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    session = onnxruntime.InferenceSession(folder / "model.onnx", options, providers=["CPUExecutionProvider"])
+    names = [argument.name for argument in session.get_inputs()]
 
+    def run(**inputs):
+        return dict(zip(LOGITS, session.run(LOGITS, _arrays(inputs, names)), strict=True))
+
+    return run
+
+
+def _load_openvino(folder, threads):
     import openvino
 
     # Else it computes in bf16 where the processor can, and results depend on the machine.
@@ -185,6 +198,11 @@ def load_exported(output_dir):
         return {name: outputs[name] for name in LOGITS}
 
     return run
+
+
+# For each of `ENGINES`, the functions that write a model from an fp32 ONNX file, and load it.
+_WRITERS = {"onnx": _write_onnx, "openvino": _write_openvino}
+_LOADERS = {"onnx": _load_onnx, "openvino": _load_openvino}
 
 
 def _arrays(inputs, names):

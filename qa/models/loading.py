@@ -10,6 +10,7 @@ from pathlib import Path
 
 from qa.models.compressed import load_pickled
 from qa.start.errors import UsageError
+from qa.start.hub_answers import why_not_given
 from qa.start.paths import kind_of
 
 WEIGHT_FILES = (
@@ -224,4 +225,6 @@ def from_pretrained(auto_class, flag, name, model_args, **kwargs):
                 reason = "there is no such folder"
             elif isinstance(error, OSError) and os.environ.get("HF_HUB_OFFLINE") == "1":
                 reason = "it is not in the cache, and the hub cannot be reached (offline)"
+            else:
+                reason, hint = why_not_given(error) or (reason, hint)
         raise UsageError(f"--{flag} {name} cannot be loaded: {reason}; {hint}") from error

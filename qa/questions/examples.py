@@ -16,6 +16,7 @@ from pathlib import Path
 
 from qa.questions.files import ExampleError, FileError, find_columns, kind_of_value, rows_of_file, table_rows
 from qa.start.errors import UsageError
+from qa.start.hub_answers import why_not_given
 from qa.start.paths import kind_of
 
 FILE_FLAGS = {"train": "train_file", "validation": "validation_file", "test": "test_file"}
@@ -85,10 +86,12 @@ def _load_dataset(data_args, model_args):
                 trust_remote_code=False,
             )
     except Exception as error:  # builders raise whatever their format's parser raises
-        reason = " ".join(str(error).split())[:300] or type(error).__name__
+        reason, hint = " ".join(str(error).split())[:300] or type(error).__name__, "give a local folder or files"
         if kind_of(name) is None and datasets.config.HF_HUB_OFFLINE:
             reason = "it is not in the cache, and the hub cannot be reached (offline)"
-        raise UsageError(f"--dataset_name {name} cannot be loaded: {reason}; give a local folder or files") from error
+        elif kind_of(name) is None:
+            reason, hint = why_not_given(error) or (reason, hint)
+        raise UsageError(f"--dataset_name {name} cannot be loaded: {reason}; {hint}") from error
     if isinstance(loaded, datasets.Dataset):
         raise UsageError(f"--dataset_name {name} is a single split; save a DatasetDict with the splits it stands for")
     return loaded

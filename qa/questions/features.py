@@ -15,9 +15,11 @@ from pathlib import Path
 import datasets
 import numpy as np
 import pyarrow as pa
+import tokenizers
 from transformers.tokenization_utils_base import TruncationStrategy
 from transformers.utils import PaddingStrategy
 
+from qa.start.digests import code_of
 from qa.start.errors import UsageError
 from qa.start.output import saving
 
@@ -92,7 +94,8 @@ def prepare_features(examples, tokenizer, data_args, cache_dir=None, desc=None):
     # The last call leaves its own settings there, and every call makes its own.
     backend.no_truncation()
     backend.no_padding()
-    rules = (backend.to_str(), tokenizer.padding_side, tokenizer.model_input_names, settings)
+    versions = (tokenizers.__version__, code_of("questions"))
+    rules = (backend.to_str(), tokenizer.padding_side, tokenizer.model_input_names, settings, versions)
     digest = hashlib.sha256(json.dumps(rules).encode())
     for batch in examples.with_format("arrow")[:].to_batches(max_chunksize=1000):
         digest.update(batch.serialize())

@@ -11,9 +11,10 @@ from pathlib import Path
 import yaml
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
+from qa.start.engines import ENGINES
 from qa.start.output import write_text
 from qa.start.paths import kind_of
-from qa.start.stack import EXTRAS, STACK
+from qa.start.stack import STACK
 
 
 def write_card(output_dir, data_args, steps, repo_id=None, original=None, export_format=None):
@@ -143,25 +144,16 @@ def _loss(scores, before, questions):
 
 
 def _library(export_format, int8):
-    if export_format == "onnx":
-        return "optimum"
-    return "optimum-intel" if export_format or int8 else "transformers"
+    if export_format:
+        return ENGINES[export_format].library
+    return "optimum-intel" if int8 else "transformers"
 
 
 def _exported_snippet(name, export_format):
-    packages = ("transformers", "optimum-intel" if export_format == "openvino" else "optimum-onnx")
-    # NNCF made the model, and nothing of it is left there.
-    packages += tuple(package for package in EXTRAS[export_format] if package not in ("onnx", "nncf"))
+    engine = ENGINES[export_format]
+    packages = ("transformers", engine.distribution, engine.runtime)
     needs = ", ".join(f"{package} {importlib.metadata.version(package)}" for package in packages)
-    module, kind, settings = {
-        "onnx": ("optimum.onnxruntime", "ORTModelForQuestionAnswering", ""),
-        # As it was scored; else OpenVINO computes in bf16 where the processor can.
-        "openvino": (
-            "optimum.intel",
-            "OVModelForQuestionAnswering",
-            ', ov_config={"INFERENCE_PRECISION_HINT": "f32"}',
-        ),
-    }[export_format]
+    module, kind, settings = engine.loader
     return f"""With {needs}:
 
 ```python

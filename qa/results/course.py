@@ -4,35 +4,68 @@ Belongs here: what happens in the same order in all of them, before a model is c
 Does not belong here: what any of these steps does. The heavy libraries are imported only where they are due.
 """
 
+from pathlib import Path
+
+from qa.models.identity import made_from
 from qa.models.loading import load_config_and_tokenizer
 from qa.questions.examples import load_examples
 from qa.results.hub import push
 from qa.results.report import report_run
-from qa.start.output import check_owner, claim_output_dir, decisive_settings
+from qa.start.output import check_checkpoint, check_owner, claim_output_dir, finish
+from qa.start.paths import kind_of
 from qa.start.process import is_first_process
 from qa.start.processes import part
+
+# Flags whose values may be paths of what a run reads.
+INPUTS = (
+    *("model_name_or_path", "config_name", "tokenizer_name", "teacher_model_name_or_path", "dataset_name"),
+    *("train_file", "validation_file", "test_file", "quantization_config", "pruning_config", "distillation_config"),
+    "resume_from_checkpoint",
+)
 
 
 def read_inputs(run, splits, needs_head=True):
     """Read all that can be said to be wrong before the heavy libraries are loaded, into the run.
 
     Args:
-        run: `Run` with its arguments and settings; `decisive`, `examples`, `config` and `tokenizer` are filled in.
+        run: `Run` with its arguments and settings; `examples`, `config`, `tokenizer` and `made_from` are filled in.
         splits: dictionary from split to whether it is needed.
         needs_head: refuse a model that was not trained for question answering.
 
     Raises:
-        UsageError: a file is wrong, or the output folder holds something else.
+        UsageError: a file is wrong, the output folder holds something else, or a checkpoint is of another run.
     """
-    run.decisive = decisive_settings(run)
-    check_owner(run.output_dir, run.decisive, run.training_args.overwrite_output_dir)
     run.examples = load_examples(run.data_args, run.model_args, [split for split, needed in splits.items() if needed])
     run.config, run.tokenizer = load_config_and_tokenizer(run.model_args, run.data_args, needs_head)
+    run.made_from = made_from(run)
+    arguments = vars(run.model_args) | vars(run.data_args) | vars(run.training_args) | vars(run.optimization_args)
+    inputs = [(flag, arguments[flag]) for flag in INPUTS if arguments.get(flag) and kind_of(arguments[flag])]
+    if resumes_here(run):
+        inputs = [(flag, path) for flag, path in inputs if flag != "resume_from_checkpoint"]
+    if run.training_args.resume_from_checkpoint:
+        check_checkpoint(run.training_args.resume_from_checkpoint, run.made_from)
+    check_owner(run.output_dir, run.made_from, run.training_args.overwrite_output_dir, inputs, resumes_here(run))
+
+
+def resumes_here(run):
+    """Tell whether the run goes on from a checkpoint that was named, and lies in its output folder."""
+    checkpoint = run.training_args.resume_from_checkpoint
+    return checkpoint is not None and Path(checkpoint).resolve().parent == Path(run.output_dir).resolve()
 
 
 def claim(run):
     """Make the output folder that of this run, now that nothing more can be wrong with its input."""
-    claim_output_dir(run.output_dir, run.decisive, run.training_args.overwrite_output_dir)
+    overwrite = run.training_args.overwrite_output_dir
+    run.earlier = claim_output_dir(run.output_dir, run.made_from, overwrite, resumes_here(run))
+
+
+def is_done(run):
+    """Tell, and say so, whether the output folder holds this very run and nothing more is asked of its model."""
+    if not run.earlier or (run.optimization_args.verify_loading and not run.earlier["verified"]):
+        return False
+    inputs = ", ".join(f"{flag} {digest}" for flag, digest in run.made_from["inputs"].items())
+    print(f"note: {run.output_dir} holds this run, finished, made from {inputs}; its model is not made again")
+    return True
 
 
 def draw_calibration(run, multiple=1):
@@ -61,6 +94,8 @@ def evaluate_as_it_is(run, model, evaluated):
     part()
     if run.optimization_args.report and is_first_process():
         report_run(run, evaluated["eval"])
+    if is_first_process():
+        finish(run.output_dir, verified=False)
 
 
 def conclude(run, loaded, evaluated, steps, kind="compressed", history=(), sparsity=None):
@@ -85,5 +120,7 @@ def conclude(run, loaded, evaluated, steps, kind="compressed", history=(), spars
     original = report_run(run, evaluated["eval"], kind, history, sparsity) if run.optimization_args.report else None
     exported = None if kind == "compressed" else kind
     write_card(run.output_dir, run.data_args, steps, run.hub and run.hub.repo_id, original, exported)
+    verified = run.optimization_args.verify_loading or run.earlier.get("verified", False)
+    finish(run.output_dir, verified)
     if run.hub:
         push(run.hub, run.output_dir)

@@ -12,7 +12,7 @@ from qa.start.errors import SaveError, UsageError
 from qa.start.output import RUN_FILE, WRITTEN
 
 # The settings and the pickled arguments of a run hold paths of the machine that it ran on.
-KEPT_BACK = (RUN_FILE, "training_args.bin", "checkpoint-*", ".unfinished*")
+KEPT_BACK = (RUN_FILE, "training_args.bin", "trainer_state.json", "checkpoint-*", ".unfinished*")
 SENT = (*(pattern for pattern in WRITTEN if pattern not in KEPT_BACK), "README.md")
 
 

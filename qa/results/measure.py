@@ -7,6 +7,7 @@ Run as a module, this file is that process: it imports nothing but what loading 
 """
 
 import contextlib
+import importlib
 import json
 import os
 import pickle
@@ -19,6 +20,7 @@ from pathlib import Path
 
 import numpy as np
 
+from qa.start.engines import ENGINES
 from qa.start.process import chosen_threads, prepare_process, quiet_libraries
 from qa.start.stack import PROJECT_DIR
 
@@ -53,8 +55,8 @@ def measure(kind, folder, inputs_by_size):
     """Load a saved model in a fresh process on the CPU, time its passes and weigh it.
 
     Args:
-        kind: `fp32` (a transformers model), `compressed` (one that `load_compressed` loads), or `onnx` or
-            `openvino` (one that `load_exported` loads, without PyTorch).
+        kind: `fp32` (a transformers model), `compressed` (one that `load_compressed` loads), or one of `ENGINES` (one
+            that `load_exported` loads, without PyTorch).
         folder: of the model.
         inputs_by_size: dictionary from batch size to model inputs, dictionaries of `(b, l)` int64 tensors in the
             order of `timed_rows`.
@@ -87,11 +89,8 @@ def _measure_here(kind, folder, workspace):
     inputs_by_size = pickle.loads((Path(workspace) / "inputs.pickle").read_bytes())
     mode = contextlib.nullcontext()
     # The libraries come first: they are no part of the model's memory.
-    if kind in ("onnx", "openvino"):
-        if kind == "onnx":
-            import onnxruntime  # noqa: F401
-        else:
-            import openvino  # noqa: F401
+    if kind in ENGINES:
+        importlib.import_module(ENGINES[kind].runtime)
 
         from qa.models.engines import load_exported as load
     else:

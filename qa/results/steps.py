@@ -5,9 +5,7 @@ Does not belong here: the card around them (`card.py`).
 """
 
 from qa.models.loading import name_on_hub
-
-FORMATS = {"onnx": "ONNX", "openvino": "OpenVINO IR"}
-QUANTIZERS = {"onnx": "ONNX Runtime", "openvino": "NNCF"}
+from qa.start.engines import ENGINES
 
 
 def training_steps(run):
@@ -44,11 +42,10 @@ def post_training_steps(run, calibration):
 
 def export_steps(run, calibration):
     """Tell what `export_qa.py` did; `calibration` as in `post_training_steps`."""
-    export_format = run.optimization_args.export_format
-    steps = {f"Export to {FORMATS[export_format]}": None}
+    engine = ENGINES[run.optimization_args.export_format]
+    steps = {f"Export to {engine.format}": None}
     if calibration:
-        by = QUANTIZERS[export_format]
-        steps[f"Static post-training quantization to int8 by {by}{_calibrated(calibration)}"] = None
+        steps[f"Static post-training quantization to int8 by {engine.quantizer}{_calibrated(calibration)}"] = None
     return steps
 
 

@@ -1,22 +1,19 @@
 """The arguments that the scripts share, how they are read, and what is refused about them.
 
-Belongs here: the shared dataclasses, reading them from the command line or a file, and every check that needs nothing
-but the arguments. Of the libraries only `transformers` is imported, and that inside `parse_arguments`.
-Does not belong here: what is asked of one script alone (its `OptimizationArguments`), and reading data files
-(`qa/questions/`).
+Belongs here: the shared dataclasses, the parser, and every check that needs nothing but the arguments. Of the
+libraries only `transformers` is imported, and that inside `parse_arguments`.
+Does not belong here: what is asked of one script alone (its `OptimizationArguments`), argument files
+(`argument_words.py`), and reading data files (`qa/questions/`).
 """
 
-import json
 import sys
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 
-import yaml
-
+from qa.start.argument_words import in_full, known_values, refuse, value_of, values_of_file, words_of
 from qa.start.errors import UsageError
 from qa.start.paths import check_output_dir, kind_of
 from qa.start.process import go_offline_without_hub, quiet_libraries
-from qa.start.yaml_files import PLAIN_TAGS, compose
 
 # Arguments that may name something on the hub.
 HUB_NAMES = ("model_name_or_path", "config_name", "tokenizer_name", "dataset_name", "teacher_model_name_or_path")
@@ -160,10 +157,11 @@ def parse_arguments(optimization_arguments_class, argv=None):
         optimization_arguments_class: the script's own dataclass, an `OutcomeArguments`, added to the other shared ones
             and `TrainingArguments`.
         argv: list of command-line words; those of the process if `None`. A `.json`, `.yaml` or `.yml` file given as
-            the first word holds arguments by name; flags behind it win over the file.
+            the first word holds arguments by name, or all that `TrainingArguments.to_dict` gives; flags behind it win
+            over the file. Names may be cut short where that is unambiguous.
 
     `given`, a frozenset of names, is put on the last of the returned instances: the arguments that stood in the file
-    or on the command line, which alone win over a configuration file.
+    or on the command line, written out, which alone win over a configuration file.
 
     Returns:
         `(ModelArguments, DataTrainingArguments, TrainingArguments, optimization_arguments_class)` instances.
@@ -171,20 +169,20 @@ def parse_arguments(optimization_arguments_class, argv=None):
     Raises:
         UsageError: an argument is unknown, malformed, out of range or missing.
     """
-    words = list(sys.argv[1:] if argv is None else argv)
-    file, words_of_file = None, []
-    if words and not words[0].startswith("-") and words[0].endswith((".json", ".yaml", ".yml")):
-        file, *flags = words
-        words_of_file = _words_of_argument_file(Path(file))
+    flags = list(sys.argv[1:] if argv is None else argv)
+    file, values = None, {}
+    if flags and not flags[0].startswith("-") and flags[0].endswith((".json", ".yaml", ".yml")):
+        file, *flags = flags
+        values = values_of_file(Path(file))
         if flags and not flags[0].startswith("-"):
-            _refuse(f"unrecognized: {flags[0]} behind {file}")
-        # Of two equal flags argparse takes the second.
-        words = words_of_file + flags
+            refuse(f"unrecognized: {flags[0]} behind {file}")
+    # Of two equal flags argparse takes the second.
+    words = [*words_of(values), *flags]
     # Both must be settled before the libraries are imported, and so before there is a parser.
-    if _value_of("log_level", words) not in ("debug", "info", "detail"):
+    if value_of("log_level", words) not in ("debug", "info", "detail"):
         quiet_libraries()
-    names = [_value_of(flag, words) for flag in HUB_NAMES]
-    pushing = any(word.split("=")[0] == "--push_to_hub" for word in words)
+    names = [value_of(flag, words) for flag in HUB_NAMES]
+    pushing = any(word.split("=")[0] == "--push_to_hub" and word != "--push_to_hub=False" for word in words)
     if pushing or any(name is not None and kind_of(name) is None for name in names):
         go_offline_without_hub()
 
@@ -213,7 +211,10 @@ def parse_arguments(optimization_arguments_class, argv=None):
     parser.set_defaults(log_level_replica="error")
     # By default whatever tracker is installed would get the run, and tensorboard its files into the output folder.
     parser.set_defaults(report_to="none")
-    parser.error = _refuse
+    parser.error = refuse
+    actions = parser._option_string_actions
+    known = known_values(values, actions, {each.name for each in fields(TrainingArguments)}, file)
+    words = in_full([*words_of(known), *flags], actions)
     try:
         model_args, data_args, training_args, optimization_args, unused = parser.parse_args_into_dataclasses(
             words, look_for_args_file=False, return_remaining_strings=True
@@ -222,13 +223,12 @@ def parse_arguments(optimization_arguments_class, argv=None):
         # TrainingArguments checks itself. Its message on bf16 speaks of GPUs only.
         hint = "; on a CPU give --no_cuda as well" if "bf16" in str(error) else ""
         raise UsageError(f"the training arguments do not work: {error}{hint}") from error
-    if unused and unused[0].startswith("--") and unused[0] in words_of_file:
-        _refuse(f"argument file {file}: there is no argument named {unused[0][2:].split('=')[0]}")
     if unused:
         before = [word for word in words[: words.index(unused[0])] if word.startswith("--")]
         place = f" behind {before[-1]}" if before and not unused[0].startswith("--") else ""
-        _refuse(f"unrecognized: {' '.join(unused)}{place}")
-    optimization_args.given = frozenset(word[2:].split("=")[0] for word in words if word.startswith("--"))
+        refuse(f"unrecognized: {' '.join(unused)}{place}")
+    names = [word.split("=")[0] for word in words]
+    optimization_args.given = frozenset(actions[name].dest for name in names if name in actions)
     for arguments in (data_args, training_args, optimization_args):
         _check_numbers(vars(arguments))
     _check_data_arguments(data_args, training_args)
@@ -246,51 +246,6 @@ def positive(flag, value):
     """
     if value is not None and value < 1:
         raise UsageError(f"--{flag} is {value}; give a whole number of at least 1")
-
-
-def _refuse(message):
-    raise UsageError(f"{message} (--help lists all arguments)")
-
-
-def _value_of(flag, words):
-    value = None
-    for word, following in zip(words, [*words[1:], None], strict=True):
-        if word == f"--{flag}":
-            value = following
-        elif word.startswith(f"--{flag}="):
-            value = word.split("=", 1)[1]
-    return value
-
-
-def _words_of_argument_file(path):
-    """Turn an argument file into command-line words, so that it is read, typed and checked like the flags are."""
-    try:
-        if path.suffix == ".json":
-            return _words_of(json.loads(path.read_text(encoding="utf-8")))
-        root = compose(path, {*PLAIN_TAGS, "tag:yaml.org,2002:timestamp"})  # --run_name 2025-01-31
-        return _words_of(root and yaml.SafeLoader("").construct_document(root))
-    except UsageError:
-        raise
-    except Exception as error:  # PyYAML raises KeyError, AttributeError and more on values that contradict their tag
-        raise UsageError(f"argument file {path} cannot be read: {error or type(error).__name__}") from error
-
-
-def _words_of(values):
-    if not isinstance(values, dict):
-        raise TypeError(f"it holds a {type(values).__name__}; give a mapping from names to values")
-    words = []
-    for name, value in values.items():
-        if isinstance(value, list):
-            words.extend([f"--{name}", *map(str, value)])
-        elif isinstance(value, dict):
-            try:
-                words.append(f"--{name}={json.dumps(value)}")
-            except (TypeError, ValueError) as error:
-                raise ValueError(f"{name}: {error}") from error
-        elif value is not None:
-            # One word with "=": argparse would take -1e-3 as a word of its own for a flag.
-            words.append(f"--{name}={value}")
-    return words
 
 
 def _check_numbers(values):

@@ -15,6 +15,7 @@ from datetime import timedelta
 from pathlib import Path
 
 from qa.start.errors import SaveError, UsageError
+from qa.start.output import leave_folders
 from qa.start.process import is_first_process
 
 # Seconds in which torchrun sees that a process has ended, and ends the others.
@@ -32,11 +33,13 @@ def command(main):
     def run(*args, **kwargs):
         several = int(os.environ.get("WORLD_SIZE", "1")) > 1
         rank = f"rank {os.environ['RANK']}: " if several else ""
-        trace, lost = "", False
+        trace, lost, failed = "", False, True
         if not is_first_process():
             os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         try:
-            return main(*args, **kwargs)
+            result = main(*args, **kwargs)
+            failed = False
+            return result
         except (UsageError, SaveError) as error:
             code, line = 2 if isinstance(error, UsageError) else 1, f"error: {rank}{error}"
         except KeyboardInterrupt:
@@ -56,6 +59,8 @@ def command(main):
             else:
                 reason, trace = f"{type(error).__name__}: {reason}", traceback.format_exc()
             code, line = 1, f"error: {rank}{reason}"
+        finally:
+            leave_folders(failed)
         _close_progress_bars()
         if several:
             _end_all(code, line, trace, lost)

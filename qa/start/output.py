@@ -1,28 +1,43 @@
-"""The output folder of a run: whether it may be used, and how files get into it whole.
+"""The output folder of a run: whose it is, and how files get into it whole.
 
-Belongs here: telling a folder that these scripts wrote from any other, emptying it, and writing so that neither a kill
-nor a full disk leaves anything half done.
-Does not belong here: what is written.
+Belongs here: telling what these scripts wrote from all else, keeping two runs out of one folder, and writing so that
+neither a kill nor a full disk leaves anything half done.
+Does not belong here: what is written, and what a run was made from (`qa/models/identity.py`).
+
+`run.json` in the folder holds what the run was made from, whether it is finished, and, when it is, the names and sizes
+of all its files. Only these are ever removed. An overwritten run waits in `.replaced` until the new one is whole.
 """
 
 import contextlib
+import fcntl
 import json
 import os
+import re
 import shutil
 import socket
 import time
 from pathlib import Path
 
+from qa.start.engines import ENGINES
 from qa.start.errors import SaveError, UsageError
 from qa.start.process import is_first_process
 
-# Holds the settings of the run that a folder belongs to.
+# What the folder's run was made from, and its files.
 RUN_FILE = "run.json"
+# Holds a lock while its run lives.
+LOCK_FILE = ".lock"
+# What is overwritten waits here until the new run is finished.
+REPLACED = ".replaced"
+# Open lock files by folder: closed, they would give their locks back.
+_LOCKS = {}
 # Seconds in which a file that one machine wrote is seen on another; NFS keeps what it knows of a folder for 30 to 60.
 SEEN_AFTER = 70
 # What holds a saved model, in the order in which it gets its place: without the last of its files there is no model.
-MODEL_FILES = ("pytorch_model.bin", "model.onnx", "openvino_model.bin", "openvino_model.xml")
-# What --overwrite_output_dir removes, and nothing else.
+MODEL_FILES = (
+    *("pytorch_model.bin", "model.safetensors"),
+    *(file for engine in ENGINES.values() for file in engine.files),
+)
+# What a run may write, by name.
 WRITTEN = (
     RUN_FILE,
     "checkpoint-*",
@@ -37,9 +52,8 @@ WRITTEN = (
     "*_null_odds.json",
     "README.md",
     "runs",
-    "report.json",
-    "report.md",
-    "report*.png",
+    "report.*",
+    "report_*.png",
     # Tokenizers of the BERT, RoBERTa and SentencePiece kinds.
     "tokenizer.json",
     "tokenizer_config.json",
@@ -48,120 +62,270 @@ WRITTEN = (
     "vocab.txt",
     "vocab.json",
     "merges.txt",
-    "*.model",
+    "spiece.model",
+    "spm.model",
+    "sentencepiece.bpe.model",
 )
-# Arguments that the outcome depends on. The others, of logging, saving and evaluating, may change between two parts of
-# a run.
-# fmt: off
-DECISIVE = (
-    "model_name_or_path", "config_name", "tokenizer_name", "model_revision", "dataset_name",
-    "dataset_config_name", "train_file", "max_seq_length", "doc_stride", "pad_to_max_length",
-    "max_train_samples", "version_2_with_negative", "num_train_epochs", "max_steps",
-    "per_device_train_batch_size", "gradient_accumulation_steps", "group_by_length", "dataloader_drop_last",
-    "seed", "data_seed", "learning_rate", "weight_decay", "adam_beta1", "adam_beta2", "adam_epsilon",
-    "max_grad_norm", "optim", "optim_args", "lr_scheduler_type", "lr_scheduler_kwargs", "warmup_ratio",
-    "warmup_steps", "label_smoothing_factor", "use_ipex", "bf16", "do_train",
-)
-# fmt: on
 
 
-def decisive_settings(run):
-    """Collect what the outcome of a `Run` depends on, arguments and settings, as a dictionary of JSON values."""
-    everything = {**vars(run.model_args), **vars(run.data_args), **vars(run.training_args)}
-    settings = {name: everything[name] for name in DECISIVE}
-    settings["processes"] = int(os.environ.get("WORLD_SIZE", "1"))
-    for name, value in vars(run.optimization_args).items():
-        if name not in ("given", "verify_loading", "report"):
-            settings[name] = value
-    return json.loads(json.dumps({**settings, **run.settings}, default=str))
+def is_written(name):
+    """Tell whether a file or folder of this name, in an output folder, is of the kind that runs write."""
+    if name.startswith("checkpoint-"):
+        return re.fullmatch(r"checkpoint-\d+", name, re.ASCII) is not None  # checkpoint-3-best is somebody's own
+    return any(Path(name).match(pattern) for pattern in WRITTEN)
 
 
-def check_owner(path, settings, overwrite):
+def read_run(folder):
+    """Return what `run.json` in a folder holds, an empty dictionary if there is none or it is no run's."""
+    try:
+        content = json.loads((Path(folder) / RUN_FILE).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, dict) and "made_from" in content else {}
+
+
+def files_of(folder):
+    """Return the names and sizes of all files that a run may have written, by their paths in the folder."""
+    folder = Path(folder)
+    tops = [place for place in folder.iterdir() if is_written(place.name) and place.name != RUN_FILE]
+    places = [place for top in tops for place in (top.rglob("*") if top.is_dir() and not top.is_symlink() else [top])]
+    return {str(place.relative_to(folder)): place.lstat().st_size for place in places if not place.is_dir()}
+
+
+def check_owner(path, made_from, overwrite, inputs=(), resumed=False):
     """See that a run may use the output folder, without changing anything.
 
     Args:
         path: the folder, which need not exist.
-        settings: from `decisive_settings`.
+        made_from: dictionary of dictionaries of JSON values, from `identity.made_from`.
         overwrite: value of --overwrite_output_dir.
+        inputs: pairs of flags and paths of what the run reads.
+        resumed: the run goes on from a checkpoint that was named.
 
     Raises:
-        UsageError: it holds something else, or a run with other settings, and is not to be overwritten.
+        UsageError: it holds something else, or a run made from something else, and is not to be overwritten; what
+            would be replaced is not of these scripts' making, or is an input of the run; another run is using it.
     """
     folder = Path(path)
-    present = sorted(place.name for place in folder.iterdir()) if folder.is_dir() else []
-    if overwrite or not present:
+    present = sorted(place.name for place in folder.iterdir() if place.name != LOCK_FILE) if folder.is_dir() else []
+    for flag, name in inputs:
+        _refuse_input(path, flag, name)
+    if not present:
         return
-    way_out = "name another folder, or give --overwrite_output_dir, which removes what these scripts wrote"
-    try:
-        earlier = json.loads((folder / RUN_FILE).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        names = ", ".join(present[:3]) + (", ..." if len(present) > 3 else "")
-        raise UsageError(f"--output_dir {path} holds other things ({names}); {way_out}") from None
-    if differences := _differences(earlier, settings, "now"):
-        raise UsageError(f"--output_dir {path} holds a run with other settings: {differences}; {way_out}")
+    # To close the file would give back a lock that this process has.
+    if is_first_process() and (folder / LOCK_FILE).exists() and folder.resolve() not in _LOCKS:
+        os.close(_lock(folder))
+    earlier = read_run(folder)
+    same = earlier.get("made_from") == made_from
+    if resumed and not same:
+        raise UsageError(
+            f"--resume_from_checkpoint lies in --output_dir {path}, which holds a run with other settings: "
+            f"{_differences(earlier.get('made_from', {}), made_from, 'now')}; name another output folder"
+        )
+    if not overwrite:
+        way_out = "name another folder, or give --overwrite_output_dir, which replaces what these scripts wrote"
+        if not earlier:
+            names = ", ".join(present[:3]) + (", ..." if len(present) > 3 else "")
+            raise UsageError(f"--output_dir {path} holds other things ({names}); {way_out}")
+        if not same:
+            differences = _differences(earlier["made_from"], made_from, "now")
+            raise UsageError(f"--output_dir {path} holds a run with other settings: {differences}; {way_out}")
+    if not (same and resumed) and (foreign := _foreign(folder, earlier)):
+        raise UsageError(
+            f"--output_dir {path}: {', '.join(foreign[:3])}{', ...' if len(foreign) > 3 else ''} would be replaced, "
+            "and was not written by a run in this folder, or was changed since; move it away or name another folder"
+        )
 
 
-def _differences(settings, others, label):
-    """Tell what differs between two runs' settings as "NAME VALUE (LABEL VALUE); ...", the empty string if nothing."""
+def _refuse_input(path, flag, name):
+    """Refuse an input that lies where the run is going to write."""
+    folder, place = Path(path).resolve(), Path(name).resolve()
+    if place == folder:
+        raise UsageError(f"--output_dir {path} is also --{flag}, which would be replaced; name another folder")
+    if folder in place.parents and is_written(place.relative_to(folder).parts[0]):
+        raise UsageError(f"--{flag} {name} lies in --output_dir {path}, where the run writes; name another folder")
+
+
+def _foreign(folder, earlier):
+    """Return the names of what a run would replace and no run in this folder has left as it is."""
+    found = files_of(folder)
+    if "files" not in earlier:  # it was not finished: all is its own, since it began in a folder without such names
+        return [] if earlier else sorted(found)
+    return sorted(name for name, size in found.items() if earlier["files"].get(name) != size)
+
+
+def _differences(earlier, made_from, label):
+    """Tell what differs between what two runs were made from as "NAME VALUE (LABEL VALUE); ..."."""
+    flat, others = (
+        {name: value for part in each.values() for name, value in part.items()} for each in (earlier, made_from)
+    )
     return "; ".join(
-        f"{name} {settings.get(name)} ({label} {others.get(name)})"
-        for name in sorted(settings.keys() | others.keys())
-        if settings.get(name) != others.get(name)
+        f"{name} {flat.get(name)} ({label} {others.get(name)})"
+        for name in sorted(flat.keys() | others.keys())
+        if flat.get(name) != others.get(name)
     )
 
 
-def claim_output_dir(path, settings, overwrite):
+def claim_output_dir(path, made_from, overwrite, resumed=False):
     """Make the output folder that of this run; call `check_owner` first, in all processes.
 
     The first process does it, and the others see that they have the same folder and the same settings.
 
     Args:
-        path, settings, overwrite: as in `check_owner`.
+        path, made_from, overwrite, resumed: as in `check_owner`.
+
+    Returns:
+        What `run.json` said if the folder holds this very run, finished; else an empty dictionary.
 
     Raises:
         SaveError: it cannot be made or written to.
-        UsageError: this process is on another machine and does not see the folder, or was started with other settings.
+        UsageError: another run has come first; or this process is on another machine and does not see the folder, or
+            was made from something else.
     """
-    from qa.start.processes import wait_for_all
+    from qa.start.processes import gather, wait_for_all
 
     folder = Path(path)
     wait_for_all()
-    if is_first_process():
-        _make_own(folder, settings, overwrite)
-    wait_for_all()
+    earlier = gather(_make_own(folder, made_from, overwrite, resumed) if is_first_process() else None)[0]
     if not is_first_process():
-        _join(folder, settings)
+        _join(folder, made_from)
+    return earlier
 
 
-def _make_own(folder, settings, overwrite):
+def _make_own(folder, made_from, overwrite, resumed):
     with saving(folder):
         folder.mkdir(parents=True, exist_ok=True)
-        for pattern in WRITTEN if overwrite else (".unfinished*",):
-            for place in folder.glob(pattern):
-                shutil.rmtree(place) if place.is_dir() and not place.is_symlink() else place.unlink()
-        write_text(folder / RUN_FILE, json.dumps(settings, indent=2, sort_keys=True) + "\n")
+        _LOCKS[folder.resolve()] = _lock(folder)
+        check_owner(folder, made_from, overwrite, resumed=resumed)
+        earlier = read_run(folder)
+        goes_on = earlier.get("made_from") == made_from and (resumed or not overwrite)
+        for place in folder.glob(".unfinished*"):
+            shutil.rmtree(place) if place.is_dir() else place.unlink()
+        if earlier and not goes_on:
+            _set_aside(folder, earlier)
+        # Without the list of files until it is finished again: then all that is written is its own.
+        write_text(folder / RUN_FILE, json.dumps({"made_from": made_from}, indent=2, sort_keys=True) + "\n")
+        return earlier if goes_on and "files" in earlier else {}
 
 
-def _join(folder, settings):
+def _lock(folder):
+    """Return the open lock file of a folder.
+
+    The lock is one of POSIX, which NFS knows, which no child inherits, and which a kill gives back.
+
+    Raises:
+        UsageError: another process has the lock.
+    """
+    while True:
+        file = os.open(folder / LOCK_FILE, os.O_RDWR | os.O_CREAT, 0o666)
+        try:
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            os.close(file)
+            raise UsageError(
+                f"--output_dir {folder} is in use by another run; wait for its end, or name another folder"
+            ) from error
+        # The run that had it may have removed the file in between.
+        with contextlib.suppress(FileNotFoundError):
+            if os.path.samestat(os.fstat(file), (folder / LOCK_FILE).stat()):
+                return file
+        os.close(file)
+
+
+def _set_aside(folder, earlier):
+    """Move the files of an earlier run out of the way; if it was not finished, those that it was to replace stay."""
+    replaced = folder / REPLACED
+    if "files" in earlier:
+        shutil.rmtree(replaced, ignore_errors=True)
+    names = [*files_of(folder), RUN_FILE]
+    for name in names:
+        if "files" not in earlier and replaced.is_dir():
+            (folder / name).unlink()
+            continue
+        (replaced / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).rename(replaced / name)
+    for top in {Path(name).parts[0] for name in names if len(Path(name).parts) > 1}:
+        _drop_empty(folder / top)
+
+
+def _drop_empty(top):
+    for place in sorted((place for place in top.rglob("*") if place.is_dir()), reverse=True):
+        with contextlib.suppress(OSError):
+            place.rmdir()
+    with contextlib.suppress(OSError):
+        top.rmdir()
+
+
+def leave_folders(failed):
+    """Give the claimed folders back at the end of a command, and what they held before if it came to nothing."""
+    for folder, file in _LOCKS.items():
+        if failed:
+            _put_back(folder)
+        (folder / LOCK_FILE).unlink(missing_ok=True)
+        os.close(file)
+    _LOCKS.clear()
+
+
+def _put_back(folder):
+    """Put back what was set aside, unless there is a model, or a checkpoint to go on from."""
+    begun = last_checkpoint(folder) or any((folder / name).exists() for name in MODEL_FILES)
+    if begun or not (folder / REPLACED).is_dir():
+        return
+    for name in [*files_of(folder), RUN_FILE]:
+        (folder / name).unlink(missing_ok=True)
+    for place in [place for place in (folder / REPLACED).rglob("*") if not place.is_dir()]:
+        target = folder / place.relative_to(folder / REPLACED)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        place.rename(target)
+    shutil.rmtree(folder / REPLACED)
+
+
+def finish(path, verified):
+    """Write down that a run is whole, with all its files, and remove what it replaces; for the first process.
+
+    Args:
+        path: the folder.
+        verified: whether its model was loaded again and compared.
+    """
+    folder = Path(path)
+    content = {**read_run(folder), "verified": verified, "files": files_of(folder)}
+    write_text(folder / RUN_FILE, json.dumps(content, indent=2, sort_keys=True) + "\n")
+    shutil.rmtree(folder / REPLACED, ignore_errors=True)
+
+
+def _join(folder, made_from):
     """See in another process than the first that the run is the same."""
     file = folder / RUN_FILE
     last = time.monotonic() + SEEN_AFTER
     while not file.is_file() and time.monotonic() < last:
         time.sleep(1)
-    try:
-        first = json.loads(file.read_text(encoding="utf-8"))
-    except OSError as error:
+    if not (first := read_run(folder)):
         raise UsageError(
             f"--output_dir {folder} on {socket.gethostname()} is not the folder that the first process writes to; "
             "name one that all machines share"
-        ) from error
-    if differences := _differences(settings, first, "rank 0:"):
+        )
+    if differences := _differences(made_from, first["made_from"], "rank 0:"):
         raise UsageError(f"the processes of this run have different arguments: {differences}; give all the same")
+
+
+def check_checkpoint(path, made_from):
+    """Refuse a checkpoint of another run than the one that is to go on from it.
+
+    Raises:
+        UsageError: it was made from something else, or does not say from what.
+    """
+    if not (earlier := read_run(path)):
+        raise UsageError(
+            f"--resume_from_checkpoint {path} does not say what it was made from ({RUN_FILE}); name a checkpoint of "
+            "run_qa.py"
+        )
+    if differences := _differences(earlier["made_from"], made_from, "now"):
+        raise UsageError(f"--resume_from_checkpoint {path} is of a run with other settings: {differences}")
 
 
 def last_checkpoint(path):
     """Return the path of the checkpoint with the highest step in an output folder, or `None`."""
-    steps = [int(place.name.rpartition("-")[2]) for place in Path(path).glob("checkpoint-[0-9]*")]
+    steps = [int(place.name[11:]) for place in Path(path).glob("checkpoint-*") if is_written(place.name)]
     return str(Path(path) / f"checkpoint-{max(steps)}") if steps else None
 
 

@@ -15,7 +15,8 @@ class Run:
         model_args, data_args, training_args, optimization_args: as parsed.
         settings: dictionary from `quantization`, `pruning` and `distillation` to what configuration files and flags
             come to.
-        decisive: what the outcome depends on, from `output.decisive_settings`.
+        made_from: what the outcome depends on, from `identity.made_from`.
+        earlier: what `run.json` said if the output folder held this very run, finished; else empty.
         examples: dictionary from split to list of examples.
         config, tokenizer: of the model that the run starts from.
         hub: `hub.Hub` to send the model to, or `None`.
@@ -26,7 +27,8 @@ class Run:
     training_args: object
     optimization_args: object
     settings: dict = field(default_factory=dict)
-    decisive: dict = field(default_factory=dict)
+    made_from: dict = field(default_factory=dict)
+    earlier: dict = field(default_factory=dict)
     examples: dict = field(default_factory=dict)
     config: object = None
     tokenizer: object = None

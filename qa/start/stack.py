@@ -1,6 +1,6 @@
 """The packages that a run needs, looked at by their metadata; none of them is imported.
 
-Belongs here: which releases work together, and which extras an export needs.
+Belongs here: which releases work together, and whether what an export needs besides is there.
 Does not belong here: mending what is wrong inside them (`qa/corrections/`).
 """
 
@@ -9,10 +9,11 @@ import importlib.util
 import sys
 from pathlib import Path
 
+from qa.start.engines import ENGINES
 from qa.start.errors import UsageError
 
 PROJECT_DIR = Path(__file__).resolve().parents[2]
-# Release prefixes of the packages that only work together (README.md, "Why the pins").
+# Release prefixes of the packages that only work together (docs/development.md, "Why the pins").
 STACK = {
     "torch": "2.8.0",
     "intel-extension-for-pytorch": "2.8.0",
@@ -21,8 +22,6 @@ STACK = {
     "transformers": "4.45",
     "numpy": "1.26",
 }
-# Modules that each format of export_qa.py needs besides; requirements-FORMAT.txt brings them.
-EXTRAS = {"onnx": ("onnx", "onnxruntime"), "openvino": ("onnx", "openvino", "nncf")}
 
 
 def check_stack(version_of=importlib.metadata.version):
@@ -55,12 +54,12 @@ def check_extra(export_format):
     """See that what an export format needs is installed, importing none of it.
 
     Args:
-        export_format: one of `EXTRAS`.
+        export_format: one of `ENGINES`.
 
     Raises:
         UsageError: something is missing.
     """
-    missing = [name for name in EXTRAS[export_format] if importlib.util.find_spec(name) is None]
+    missing = [name for name in ENGINES[export_format].packages if importlib.util.find_spec(name) is None]
     if missing:
         raise UsageError(
             f"--export_format {export_format} needs {' and '.join(missing)}, not installed here; "

@@ -212,7 +212,7 @@ POST_TRAINING = {
     # arguments
     "unknown flag": ({"--no_such_flag": 1}, ["--no_such_flag"]),
     "misspelt flag": ({"--apply_quantisation": True}, ["--apply_quantisation"]),
-    "abbreviated flag": ({"--doc_str": 5}, ["--doc_str"]),
+    "flag cut too short": ({"--do_": True}, ["--do_ could be", "--do_train", "--do_eval"]),
     "stray word": ({"stray": True}, ["stray"]),
     "no model": ({"--model_name_or_path": None}, ["--model_name_or_path"]),
     "no output folder": ({"--output_dir": None}, ["--output_dir"]),

@@ -13,8 +13,9 @@ from conftest import ROOT, SAMPLE, squad_file
 import export_qa
 from qa.models.engines import LARGEST_FILE, exporter_of, load_exported
 from qa.results.verification import verify_error
+from qa.start.engines import ENGINES
 from qa.start.errors import UsageError
-from qa.start.stack import EXTRAS, check_extra
+from qa.start.stack import check_extra
 
 QUESTIONS = ["--train_file", SAMPLE / "train.json", "--validation_file", SAMPLE / "dev.json", "--no_cuda"]
 EVALUATED = [*QUESTIONS, "--max_eval_samples", 100, "--do_eval", "--verify_loading"]
@@ -26,7 +27,7 @@ KINDS = {
     "openvino-int8": ["--export_format", "openvino", *INT8],
 }
 REPORTED = ["onnx-int8", "openvino-int8"]
-MODEL_FILES = {"onnx": ["model.onnx"], "openvino": ["openvino_model.bin", "openvino_model.xml"]}
+MODEL_FILES = {name: engine.files for name, engine in ENGINES.items()}
 
 
 def run(script, flags, folder):
@@ -275,7 +276,7 @@ def test_a_quantized_folder_is_refused(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("export_format", "module"), [(name, module) for name, modules in EXTRAS.items() for module in modules]
+    ("export_format", "module"), [(name, module) for name, engine in ENGINES.items() for module in engine.packages]
 )
 def test_an_engine_that_is_missing_is_named_with_the_file_that_brings_it(
     export_format, module, monkeypatch, tmp_path, capsys

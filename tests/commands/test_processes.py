@@ -151,9 +151,9 @@ def test_another_process_must_have_the_folder_and_the_arguments(content, setting
     monkeypatch.setattr(output, "SEEN_AFTER", 0)
     monkeypatch.setenv("RANK", "1")
     if content:
-        (tmp_path / "run.json").write_text(json.dumps(content))
+        (tmp_path / "run.json").write_text(json.dumps({"made_from": {"settings": content}}))
     with pytest.raises(UsageError, match=re.escape(named)):
-        output.claim_output_dir(tmp_path, settings, overwrite=False)
+        output.claim_output_dir(tmp_path, {"settings": settings}, overwrite=False)
 
 
 def test_only_the_first_process_writes(tmp_path, monkeypatch):

@@ -1,4 +1,4 @@
-"""`config/recipes/`: the same arguments as README.md's commands, recipe by recipe, and flags behind a file."""
+"""`config/recipes/`: the same arguments as the commands of README.md and docs/; and flags behind a file."""
 
 import re
 import shlex
@@ -15,25 +15,51 @@ from qa.start.errors import UsageError
 
 SCRIPTS = {"run_qa.py": run_qa, "run_qa_post_training.py": run_qa_post_training, "export_qa.py": export_qa}
 FILES = sorted((ROOT / "config" / "recipes").iterdir())
+PAGES = (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
+TEXT = "".join(path.read_text(encoding="utf-8") for path in PAGES)
+
+# The commands of optimum-intel's question-answering examples, of which --output_dir alone is ours to choose.
+POST_TRAINING = """run_qa_post_training.py --model_name_or_path distilbert-base-uncased-distilled-squad
+    --dataset_name squad --apply_quantization --quantization_approach static --num_calibration_samples 40 --do_eval
+    --verify_loading"""
+STAGES = """--dataset_name squad --apply_distillation --generate_teacher_logits
+    --teacher_model_name_or_path distilbert-base-uncased-distilled-squad --apply_pruning
+    --pruning_config ../config/prune_pattern_lock.yml --do_train --do_eval --max_seq_length 384
+    --per_device_train_batch_size 12 --per_device_eval_batch_size 12 --pad_to_max_length"""
+EXAMPLES = [
+    POST_TRAINING,
+    f"{POST_TRAINING} --use_ipex",
+    f"{POST_TRAINING} --use_ipex --bf16 --no_cuda",
+    """run_qa.py --model_name_or_path distilbert-base-uncased --dataset_name squad --apply_distillation
+    --generate_teacher_logits --teacher_model_name_or_path distilbert-base-uncased-distilled-squad
+    --apply_quantization --do_train --do_eval --num_train_epochs 1 --max_train_samples 100 --verify_loading""",
+    """run_qa.py --model_name_or_path distilbert-base-uncased-distilled-squad --dataset_name squad --apply_quantization
+    --apply_pruning --target_sparsity 0.1 --num_train_epochs 4 --max_train_samples 100 --do_train --do_eval
+    --verify_loading""",
+    f"""run_qa.py --model_name_or_path Intel/distilbert-base-uncased-sparse-90-unstructured-pruneofa {STAGES}
+    --learning_rate 1.8e-4 --num_train_epochs 8 --warmup_ratio 0.05 --weight_decay 0.01""",
+    f"""run_qa.py --model_name_or_path out/pruneofa-stage1 {STAGES} --apply_quantization --learning_rate 1e-5
+    --num_train_epochs 2 --warmup_ratio 0.1 --weight_decay 0 --verify_loading""",
+]
 
 
 def recipe(script, words):
     """Everything that the parser makes of a recipe, as one text."""
     *groups, optimization_args = parse_arguments(SCRIPTS[script].OptimizationArguments, words)
-    values = {"script": script, "given": sorted(optimization_args.given)}
+    values = {"script": script}
     for group in (*groups, optimization_args):
         values.update(vars(group))
+    values["given"] = sorted(optimization_args.given)
     del values["logging_dir"]  # holds the time of day
     return "\n".join(f"{name}: {value}" for name, value in sorted(values.items()))
 
 
-def of_readme():
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
-    for block in re.findall(r"```bash\n(python (?:run|export)_qa.*?)```", text, flags=re.DOTALL):
+def commands():
+    """Yield the recipes of the pages, each as a list of words; what starts from a recipe's file is none."""
+    for block in re.findall(r"```bash\n(python (?:run|export)_qa.*?)```", TEXT, flags=re.DOTALL):
         _, script, *words = shlex.split(block.replace("\\\n", " "), comments=True)
-        # The others start from a recipe's file.
         if words[0].startswith("--"):
-            yield recipe(script, words)
+            yield [script, *words]
 
 
 def of_file(path):
@@ -41,15 +67,23 @@ def of_file(path):
     return recipe(script, [str(path)])
 
 
-def test_each_recipe_of_the_readme_is_a_file_and_each_file_is_a_recipe_of_the_readme():
+def test_each_recipe_of_the_pages_is_a_file_and_each_file_is_a_recipe_of_the_pages():
     assert len(FILES) == 11
-    assert sorted(map(of_file, FILES)) == sorted(of_readme())
+    assert sorted(map(of_file, FILES)) == sorted(recipe(script, words) for script, *words in commands())
 
 
-def test_the_commands_of_the_readme_that_start_from_a_file_are_understood(monkeypatch):
+@pytest.mark.parametrize("example", EXAMPLES, ids=range(len(EXAMPLES)))
+def test_each_command_of_the_examples_is_a_recipe_flag_by_flag(example):
+    def flags_of(words):
+        flags = re.split(r" (?=--)", " ".join(words))
+        return sorted(flag for flag in flags if not flag.startswith("--output_dir "))
+
+    assert flags_of(example.split()) in [flags_of(words) for words in commands()]
+
+
+def test_the_commands_that_start_from_a_file_are_understood(monkeypatch):
     monkeypatch.chdir(ROOT)
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
-    commands = re.findall(r"^python (\w+\.py) (config/recipes/.*)$", text, flags=re.MULTILINE)
+    commands = re.findall(r"^python (\w+\.py) (config/recipes/.*)$", TEXT, flags=re.MULTILINE)
     assert len(commands) == 3
     for script, words in commands:
         path, *flags = shlex.split(words)

@@ -1,6 +1,7 @@
-"""Each recipe of README.md, run as it stands there: only paths and sizes are changed, to those of `sample/`."""
+"""Each recipe of README.md and docs/, run as it stands there, against a hub on loopback that serves `sample/`."""
 
 import json
+import os
 import re
 import shlex
 import subprocess
@@ -8,81 +9,123 @@ import sys
 from pathlib import Path
 
 import pytest
+from stand_in_hub import running_hub, save_as_on_hub
 
 ROOT = Path(__file__).resolve().parents[2]
 SAMPLE = ROOT / "sample"
+# Enough to learn from, and little enough for the eight epochs of the longest recipe.
+TRAIN_ROWS = 64
 
 # The F1 that each recipe may cost on sample/dev.json.
-F1_LOST_AT_MOST = {"Dynamic": 1.0, "Static": 1.0, "IPEX": 0.5, "IPEX with bf16": 0.8}
+F1_LOST_AT_MOST = {"Dynamic": 1.0, "Static": 1.0, "IPEX": 0.5, "IPEX with bf16": 0.8, "ONNX": 1.0, "OpenVINO": 1.0}
 
 pytestmark = pytest.mark.recipe
 
 
-def readme_commands():
-    """Return {heading: words} of the README's recipes."""
-    sections = re.split(r"^### ", (ROOT / "README.md").read_text(encoding="utf-8"), flags=re.MULTILINE)[1:]
-    commands = {}
-    for section in sections:
-        heading, body = section.split("\n", 1)
-        for block in re.findall(r"```bash\n(python run_qa.*?)```", body, flags=re.DOTALL):
-            commands[heading] = shlex.split(block.replace("\\\n", " "))
-    return commands
+def commands():
+    """Return {heading: words} of the recipes."""
+    found = {}
+    for page in (ROOT / "README.md", ROOT / "docs" / "export.md"):
+        for section in re.split(r"^##+ ", page.read_text(encoding="utf-8"), flags=re.MULTILINE)[1:]:
+            heading, body = section.split("\n", 1)
+            for block in re.findall(r"```bash\n(python (?:run|export)_qa.*?)```", body, flags=re.DOTALL):
+                found[heading] = shlex.split(block.replace("\\\n", " "))[1:]
+    return found
 
 
-SIZES = {"max_train_samples": 64, "max_eval_samples": 100, "num_train_epochs": 1}
-# Half of the sparse model's knowledge is gone, so that it has more to learn; and on 100 questions a difference of 1.0
-# between two F1 would be a single answer.
-SIZES_OF_SPARSE = {"max_train_samples": 256, "num_train_epochs": 1}
+class Place:
+    """A working directory, and the environment of somebody who has never loaded anything from this hub before."""
 
+    def __init__(self, folder, hub):
+        self.workdir, self.out, self.hub = folder / "work", folder / "work" / "out", hub
+        self.workdir.mkdir(parents=True)
+        self.environment = {**os.environ, "HF_ENDPOINT": hub.url, "HF_HOME": str(folder / "cache")}
+        for name in ("HF_HUB_OFFLINE", "HF_DATASETS_CACHE", "HF_MODULES_CACHE"):
+            del self.environment[name]
 
-def run_recipe(heading, output_dir, sizes=(), **paths):
-    """Run a recipe on sample/ in an empty working directory; return the finished process."""
-    words = readme_commands()[heading]
-    place = words.index("--dataset_name")
-    files = ["--train_file", str(SAMPLE / "train.json"), "--validation_file", str(SAMPLE / "dev.json")]
-    words[place : place + 2] = files
-    paths = {"model_name_or_path": SAMPLE / "distilbert-qa", "output_dir": output_dir, **paths}
-    if "--teacher_model_name_or_path" in words:
-        paths["teacher_model_name_or_path"] = SAMPLE / "distilbert-qa-teacher"
-    for flag, value in {**paths, **dict(sizes)}.items():
-        if f"--{flag}" not in words:
-            words += [f"--{flag}", ""]
-        words[words.index(f"--{flag}") + 1] = str(value)
-    words[:2] = [sys.executable, str(ROOT / words[1])]
-    workdir = Path(output_dir).parent / f"cwd-{Path(output_dir).name}"
-    workdir.mkdir()
-    finished = subprocess.run(words, cwd=workdir, capture_output=True, text=True, timeout=600)
-    assert finished.returncode == 0, finished.stderr
-    assert not list(workdir.iterdir()), "the run left files in the working directory"
-    return finished
+    def run(self, words, **environment):
+        """Run a script in the working directory; return the finished process."""
+        finished = subprocess.run(
+            [sys.executable, *words],
+            cwd=self.workdir,
+            env={**self.environment, **environment},
+            capture_output=True,
+            text=True,
+            timeout=600,
+        )
+        assert finished.returncode == 0, finished.stderr
+        assert {path.name for path in self.workdir.iterdir()} <= {"out"}, "the run left files in the working directory"
+        return finished
 
+    def run_recipe(self, heading, **environment):
+        """Run a recipe as it stands on its page; return its output folder and the finished process."""
+        script, *flags = commands()[heading]
+        finished = self.run([str(ROOT / script), *flags], **environment)
+        return self.workdir / flags[flags.index("--output_dir") + 1], finished
 
-def results(folder):
-    return json.loads((folder / "all_results.json").read_text(encoding="utf-8"))
+    def results(self, name):
+        return json.loads((self.out / name / "all_results.json").read_text(encoding="utf-8"))
 
 
 @pytest.fixture(scope="module")
-def fp32(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("recipes") / "fp32"
-    run_recipe("Baseline", folder)
-    return results(folder)
+def place(tmp_path_factory):
+    from qa.questions.examples import read_examples
+
+    folder = tmp_path_factory.mktemp("recipes")
+    (folder / "squad").mkdir()
+    train = read_examples(str(SAMPLE / "train.json"), "train", TRAIN_ROWS)
+    dev = read_examples(str(SAMPLE / "dev.json"), "dev")
+    save_as_on_hub({"train": train, "validation": dev}, folder / "squad")
+    sparse = folder / "sparse"
+    prune_half(SAMPLE / "distilbert-qa", sparse)
+    with running_hub() as hub:
+        hub.folders = {
+            ("datasets", "rajpurkar/squad"): folder / "squad",
+            ("models", "distilbert/distilbert-base-uncased"): SAMPLE / "distilbert-qa",
+            ("models", "distilbert/distilbert-base-uncased-distilled-squad"): SAMPLE / "distilbert-qa-teacher",
+            ("models", "Intel/distilbert-base-uncased-sparse-90-unstructured-pruneofa"): sparse,
+        }
+        place = Place(folder, hub)
+        place.sparse = sparse
+        place.run_recipe("Baseline")
+        yield place
 
 
-def test_the_sample_model_answers_most_questions(fp32):
-    assert fp32["eval_f1"] >= 85
+def test_the_sample_model_answers_most_questions(place):
+    assert place.results("fp32")["eval_f1"] >= 85
 
 
 @pytest.mark.parametrize("heading", F1_LOST_AT_MOST)
-def test_quantization_recipe(heading, fp32, tmp_path):
-    folder = tmp_path / "out"
-    finished = run_recipe(heading, folder)
+def test_quantization_recipe(heading, place):
+    folder, finished = place.run_recipe(heading)
     assert_verified(finished)
     assert "eval_f1" in finished.stdout
-    assert fp32["eval_f1"] - results(folder)["eval_f1"] <= F1_LOST_AT_MOST[heading]
+    fp32, results = place.results("fp32"), place.results(folder.name)
+    assert fp32["eval_f1"] - results["eval_f1"] <= F1_LOST_AT_MOST[heading]
     # On IPEX the embeddings, most of this small model, stay in fp32.
-    assert results(folder)["model_size_mb"] < fp32["model_size_mb"] * 2 / 3
+    assert results["model_size_mb"] < fp32["model_size_mb"] * 2 / 3
     assert_quiet(finished.stderr)
-    assert_reloads_to_the_same_f1(folder)
+    if "export_format" not in " ".join(commands()[heading]):
+        assert_reloads_to_the_same_f1(heading, place)
+
+
+def test_a_recipe_as_a_file(place):
+    script, *flags = commands()["Recipes as files"]
+    flags[0] = str(ROOT / flags[0])
+    place.run([str(ROOT / script), *flags])
+    assert place.results("first-look")["eval_samples"] == 100
+
+
+def test_a_recipe_without_the_hub(place, tmp_path):
+    with running_hub() as gone:
+        pass
+    before = len(place.hub.requests)
+    words = commands()["Baseline"]
+    words[0], words[-1] = str(ROOT / words[0]), str(tmp_path / "again")
+    place.run(words, HF_ENDPOINT=gone.url)
+    assert len(place.hub.requests) == before
+    first, again = (place.out / "fp32" / "eval_predictions.json", tmp_path / "again" / "eval_predictions.json")
+    assert first.read_bytes() == again.read_bytes()
 
 
 def assert_verified(finished):
@@ -95,49 +138,59 @@ def assert_quiet(stderr):
     assert not lines, lines
 
 
-def test_distillation_and_quantization_recipe(fp32_of_100, tmp_path):
-    folder = tmp_path / "out"
-    assert_verified(run_recipe("Distillation and quantization-aware training", folder, SIZES))
-    assert fp32_of_100 - results(folder)["eval_f1"] <= 2.0
-    assert_reloads_to_the_same_f1(folder, max_samples=100)
+def test_distillation_and_quantization_recipe(place):
+    heading = "Distillation and quantization-aware training"
+    folder, finished = place.run_recipe(heading)
+    assert_verified(finished)
+    assert place.results("fp32")["eval_f1"] - place.results(folder.name)["eval_f1"] <= 2.0
+    assert_reloads_to_the_same_f1(heading, place)
 
 
-def test_pruning_and_quantization_recipe(fp32_of_100, tmp_path):
-    folder = tmp_path / "out"
-    assert_verified(run_recipe("Pruning and quantization-aware training", folder, SIZES))
-    assert fp32_of_100 - results(folder)["eval_f1"] <= 2.0
-    assert results(folder)["sparsity"] == pytest.approx(0.1, abs=0.001)
+def test_pruning_and_quantization_recipe(place):
+    heading = "Pruning and quantization-aware training"
+    folder, finished = place.run_recipe(heading)
+    assert_verified(finished)
+    results = place.results(folder.name)
+    assert place.results("fp32")["eval_f1"] - results["eval_f1"] <= 2.0
+    assert results["sparsity"] == pytest.approx(0.1, abs=0.001)
     saved = json.loads((folder / "inc_config.json").read_text(encoding="utf-8"))["pruning"]
-    assert saved["sparsity"] == results(folder)["sparsity"]
+    assert saved["sparsity"] == results["sparsity"]
     assert not any("qa_outputs" in name or "embedding" in name for name in saved["sparsity_per_op"])
-    assert_reloads_to_the_same_f1(folder, max_samples=100)
+    assert_reloads_to_the_same_f1(heading, place)
 
 
-def test_prune_once_for_all_recipes_keep_every_zero(tmp_path):
+def test_prune_once_for_all_recipes_keep_every_zero(place):
+    from transformers import AutoModelForQuestionAnswering
+
     from qa.models.compressed import load_compressed
 
-    sparse = tmp_path / "sparse"
-    patterns = {"before": prune_half(SAMPLE / "distilbert-qa", sparse)}
-    stages = {}
-    for stage, model in (("stage 1", sparse), ("stage 2", tmp_path / "stage 1")):
-        stages[stage] = tmp_path / stage
-        finished = run_recipe(f"Prune Once For All, {stage}", stages[stage], SIZES_OF_SPARSE, model_name_or_path=model)
-        assert_verified(finished)
-        assert_reloads_to_the_same_f1(stages[stage])
-        patterns[stage] = zero_pattern(load_compressed(stages[stage]).model)
+    patterns = {"before": zero_pattern(AutoModelForQuestionAnswering.from_pretrained(place.sparse))}
+    results = {}
+    for stage in ("stage 1", "stage 2"):
+        heading = f"Prune Once For All, {stage}"
+        folder, finished = place.run_recipe(heading)
+        if stage == "stage 2":
+            assert_verified(finished)
+        assert_reloads_to_the_same_f1(heading, place)
+        patterns[stage] = zero_pattern(load_compressed(folder).model)
+        results[stage] = place.results(folder.name)
     for pattern in patterns.values():
         assert pattern.keys() == patterns["before"].keys()
         assert all(zeros.equal(patterns["before"][name]) for name, zeros in pattern.items())
-    sparsity = [round(results(folder)["sparsity"], 6) for folder in stages.values()]
-    assert sparsity[0] == sparsity[1]
-    assert results(stages["stage 1"])["eval_f1"] - results(stages["stage 2"])["eval_f1"] <= 1.0
+    assert round(results["stage 1"]["sparsity"], 6) == round(results["stage 2"]["sparsity"], 6)
+    assert results["stage 1"]["eval_f1"] - results["stage 2"]["eval_f1"] <= 1.0
 
 
-@pytest.fixture(scope="module")
-def fp32_of_100(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("recipes") / "fp32-100"
-    run_recipe("Baseline", folder, {"max_eval_samples": 100})
-    return results(folder)["eval_f1"]
+def test_the_smoke_test_of_the_examples(place):
+    """As it is written there, abbreviation and all."""
+    flags = """--model_name_or_path distilbert-base-uncased-distilled-squad --dataset_name squad --apply_quantization
+        --apply_pruning --target_sparsity 0.02 --do_eval --do_train --per_device_eval_batch_size 1
+        --per_device_train_batch_size 1 --max_eval_samples 50 --max_train_samples 4 --num_train_epoch 2
+        --learning_rate 1e-10 --verify_loading --output_dir out/smoke"""
+    program = f"import sys; sys.path.insert(0, {str(ROOT)!r}); import run_qa; run_qa.main()"
+    place.run(["-c", program, *flags.split()])
+    results = place.results("smoke")
+    assert results["eval_f1"] >= 70 and results["eval_exact_match"] >= 70
 
 
 def prune_half(source, target):
@@ -151,7 +204,6 @@ def prune_half(source, target):
         weight[weight.abs() <= weight.abs().median()] = 0.0
     model.save_pretrained(target)
     AutoTokenizer.from_pretrained(source).save_pretrained(target)
-    return zero_pattern(model)
 
 
 def zero_pattern(model):
@@ -160,27 +212,38 @@ def zero_pattern(model):
     return {name: weight == 0 for name, weight in prunable_weights(model).items()}
 
 
-def assert_reloads_to_the_same_f1(folder, max_samples=None):
-    """Load the folder as its users do, in a process of its own, and score it again to the last digit."""
+def assert_reloads_to_the_same_f1(heading, place):
+    """Load a recipe's model as its users do, in a process of its own, and score it again to the last digit.
+
+    What else the recipe names comes from the cache alone.
+    """
     program = f"""
 import sys
 sys.path.insert(0, {str(ROOT)!r})
-from transformers import AutoTokenizer
 from qa.models.compressed import load_compressed
+from qa.models.loading import check_teacher, load_config_and_tokenizer, load_model
 from qa.models.passes import Batches
-from qa.questions.examples import read_examples
+from qa.questions.examples import load_examples
 from qa.questions.features import dataset_of, prepare_features
 from qa.results.evaluation import Prepared, evaluate_model
-from qa.start.arguments import DataTrainingArguments
-data_args = DataTrainingArguments()
-tokenizer = AutoTokenizer.from_pretrained({str(folder)!r})
-examples = dataset_of(read_examples({str(SAMPLE / "dev.json")!r}, "dev", {max_samples}))
+from qa.start.arguments import parse_arguments
+script, *words = {commands()[heading]!r}
+sys.argv = [script]
+module = __import__(script.removesuffix(".py"))
+model_args, data_args, training_args, optimization_args = parse_arguments(module.OptimizationArguments, words)
+examples = dataset_of(load_examples(data_args, model_args, ["validation"])["validation"])
+config, tokenizer = load_config_and_tokenizer(model_args, data_args, needs_head=False)
+if config.torch_dtype is not None and "int8" not in str(config.torch_dtype):
+    load_model(model_args, config)
+if teacher := getattr(optimization_args, "teacher_model_name_or_path", None):
+    check_teacher(teacher, tokenizer, model_args, data_args)
 features = prepare_features(examples, tokenizer, data_args)
-batches = Batches(features, tokenizer, 8, multiple=64 if "ipex" in open({str(folder / "config.json")!r}).read() else 1)
-model = load_compressed({str(folder)!r})
+folder = training_args.output_dir
+multiple = 64 if "ipex" in open(folder + "/config.json").read() else 1
+batches = Batches(features, tokenizer, training_args.per_device_eval_batch_size, data_args.fixed_width, multiple)
 prepared = Prepared(examples, features, batches)
-print(evaluate_model(model, prepared, data_args, {str(folder.parent)!r}, "eval")["eval_f1"])
+print(evaluate_model(load_compressed(folder), prepared, data_args, "..", "eval")["eval_f1"])
 """
-    finished = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=600)
-    assert finished.returncode == 0, finished.stderr
-    assert float(finished.stdout.split()[-1]) == results(folder)["eval_f1"]
+    finished = place.run(["-c", program], HF_HUB_OFFLINE="1")
+    folder = commands()[heading][commands()[heading].index("--output_dir") + 1]
+    assert float(finished.stdout.split()[-1]) == place.results(Path(folder).name)["eval_f1"]

@@ -77,6 +77,10 @@ class Interrupted:
     def state_dict(self):
         return self.teacher.state_dict()
 
+    @property
+    def config(self):
+        return self.teacher.config
+
 
 class Counting(Interrupted):
     def __init__(self, teacher):

@@ -8,7 +8,7 @@ import pytest
 import yaml
 from hypothesis import strategies as st
 
-from qa.compression import settings as config_qa
+from qa.compression import settings
 from qa.compression.settings import (
     CONFIG_DIR,
     PRUNING_APPROACHES,
@@ -16,7 +16,6 @@ from qa.compression.settings import (
     find_config,
     pruning_settings,
     quantization_settings,
-    steps_of_epochs,
 )
 from qa.start.errors import UsageError
 from qa.start.yaml_files import MAX_NODES
@@ -440,17 +439,6 @@ def test_older_layout_loads_and_is_shown_in_one_line(kind, content, settings, wo
     assert words in out
 
 
-def test_steps_of_epochs():
-    settings = {"start_epoch": 0.5, "end_epoch": 2, "pattern": "1x1", "pruning_configs": [{"end_epoch": 1}, {}]}
-    assert steps_of_epochs(settings, 25) == {
-        "start_step": 12,
-        "end_step": 50,
-        "pattern": "1x1",
-        "pruning_configs": [{"end_step": 25}, {}],
-    }
-    assert settings["pruning_configs"] == [{"end_epoch": 1}, {}]
-
-
 def test_pruning_approaches():
     assert PRUNING_APPROACHES == (
         "snip_momentum",
@@ -493,7 +481,7 @@ def test_find_config(tmp_path, monkeypatch):
 
 
 def test_no_heavy_library_is_imported():
-    source = Path(config_qa.__file__).read_text(encoding="utf-8")
+    source = Path(settings.__file__).read_text(encoding="utf-8")
     assert "import torch" not in source
     assert "neural_compressor" not in source
     assert "yaml" in sys.modules
@@ -515,16 +503,19 @@ def test_any_text_loads_or_is_refused(tmp_path, content):
     loads_or_is_refused(tmp_path, content.encode("utf-8", "replace") if isinstance(content, str) else content)
 
 
-def words_of(schema):
-    if isinstance(schema, dict):
-        return {*schema, *(word for inner in schema.values() for word in words_of(inner))}
-    return words_of(getattr(schema, "item", None) or getattr(schema, "schema", None)) if schema else set()
-
-
+SCHEMAS = {
+    "prune": settings.Pruning.model_json_schema(),
+    "distil": settings.Distillation.model_json_schema(),
+    "quantize": settings.Quantization.model_json_schema(),
+    "older": settings.OlderLayout.model_json_schema(),
+}
 KEYS = sorted(
-    word
-    for schema in (config_qa._OLDER_LAYOUT, config_qa.PRUNING_SCHEMA, config_qa.DISTILLATION_SCHEMA)
-    for word in words_of(schema)
+    {
+        key
+        for whole in SCHEMAS.values()
+        for schema in (whole, *whole["$defs"].values())
+        for key in schema.get("properties", {})
+    }
 )
 VALUES = [
     "1x1",
@@ -558,45 +549,43 @@ def test_any_structure_loads_or_is_refused(tmp_path, tree, flow):
     loads_or_is_refused(tmp_path, yaml.safe_dump(tree, default_flow_style=flow, allow_unicode=False))
 
 
-def valid(schema, draw):
-    """Draw a tree that keeps to a schema, but for values that do not go together."""
-    if isinstance(schema, dict):
-        keys = draw(st.lists(st.sampled_from([key for key in schema if schema[key]]), unique=True, max_size=4))
-        return {key: valid(schema[key], draw) for key in keys}
-    if isinstance(schema, config_qa.AnyKey):
-        return {".*": valid(schema.schema, draw)}
-    if isinstance(schema, tuple):
-        return [valid(item, draw) for item in schema]
-    if isinstance(schema, config_qa.ListOf):
-        return [valid(schema.item, draw) for _ in range(draw(st.integers(1, 2)))]
-    candidates = [
-        True,
-        0,
-        1,
-        2,
-        0.0,
-        0.5,
-        1.5,
-        *VALUES,
-        *PRUNING_APPROACHES,
-        *schema.text.split(" ", 2)[-1].split(", "),
-    ]
-    return draw(st.sampled_from([value for value in candidates if schema.accepts(value)]))
+def valid(schema, known, draw):
+    """Draw a tree that keeps to a JSON schema, but for values that do not go together."""
+    schema = known.get(schema.get("$ref", "").rpartition("/")[2], schema)
+    if "oneOf" in schema:
+        return valid(draw(st.sampled_from(schema["oneOf"])), known, draw)
+    if "properties" in schema:
+        # What has no effect may be anything, and has no type.
+        used = sorted(key for key, inner in schema["properties"].items() if inner.keys() - {"default", "title"})
+        keys = draw(st.lists(st.sampled_from(used), unique=True, max_size=4))
+        return {key: valid(schema["properties"][key], known, draw) for key in keys}
+    if "additionalProperties" in schema:
+        return {".*": valid(schema["additionalProperties"], known, draw)}
+    if "prefixItems" in schema:
+        return [valid(item, known, draw) for item in schema["prefixItems"]]
+    if "items" in schema:
+        return [valid(schema["items"], known, draw) for _ in range(draw(st.integers(1, 2)))]
+    if schema.get("type") in ("integer", "number"):
+        numbers = [0, 1, 2] + [0.0, 0.5, 1.5] * (schema["type"] == "number")
+        above, below = schema.get("minimum", 1e-9), schema.get("exclusiveMaximum", schema["maximum"] + 1e-9)
+        return draw(st.sampled_from([number for number in numbers if above <= number < below]))
+    if schema.get("type") == "boolean":
+        return draw(st.booleans())
+    text = ["1x1", "2:4", "4x1", "channelx1"] if "NxM" in schema.get("description", "") else [".*", "a.weight"]
+    return draw(
+        st.sampled_from(schema.get("enum", [schema.get("const")]) if {"enum", "const"} & set(schema) else text)
+    )
 
 
 @hypothesis.given(st.data())
 def test_settings_of_the_schema_load_or_do_not_go_together(tmp_path, data):
-    schemas = {
-        "prune": config_qa.PRUNING_SCHEMA,
-        "distil": config_qa.DISTILLATION_SCHEMA,
-        "quantize": config_qa.QUANTIZATION_SCHEMA,
-    }
-    kind = data.draw(st.sampled_from(sorted(schemas)))
-    older = data.draw(st.booleans())
-    tree = valid(config_qa._OLDER_LAYOUT if older else schemas[kind], data.draw)
+    kind = data.draw(st.sampled_from(sorted(READERS)))
+    schema = SCHEMAS[data.draw(st.sampled_from([kind, "older"]))]
+    tree = valid(schema, schema["$defs"], data.draw)
     path = write(tmp_path, yaml.safe_dump(tree))
     try:
         READERS[kind](path)
     except UsageError as refusal:
         together = ("sum to 1", "give at most", "give at least start_", "pattern_lock has no schedule", " section")
+        together += ("fills blocks little by little", "the first of loss_types")
         assert any(words in str(refusal) for words in together), refusal

@@ -243,3 +243,86 @@ def test_the_check_asks_for_what_is_pinned():
     for name, needed in STACK.items():
         assert f"{pins[name]}.".startswith(f"{needed}.")
     check_stack(pins.__getitem__)
+
+
+@pytest.mark.parametrize(
+    ("words", "name", "value"),
+    [
+        (["--num_train_epoch", "2"], "num_train_epochs", 2.0),
+        (["--num_calib=3"], "num_calibration_samples", 3),
+        (["--apply_q"], "apply_quantization", True),
+        (["--per_device_eval", "4"], "per_device_eval_batch_size", 4),
+        # An argument's name may begin another one's.
+        (["--eval_steps", "5"], "eval_steps", 5.0),
+        (["--bf16", "false"], "bf16", False),
+    ],
+)
+def test_an_unambiguous_abbreviation_stands_for_the_whole_name(words, name, value, base, tmp_path):
+    flag, *rest = words[0].removeprefix("--").split("=") + words[1:]
+    file = tmp_path / "arguments.json"
+    file.write_text(json.dumps({flag: json.loads(rest[0]) if rest else True}), encoding="utf-8")
+    for given in ([*base, *words], [str(file), *base]):
+        groups = parse(*given)
+        assert {name: value}.items() <= {key: each for group in groups for key, each in vars(group).items()}.items()
+        assert name in groups[3].given and groups[3].given <= {key for group in groups for key in vars(group)}
+
+
+@pytest.mark.parametrize(
+    ("flag", "candidates"),
+    [
+        ("--max_s", ["--max_seq_length", "--max_steps"]),
+        ("--train", None),
+        ("--dataset", ["--dataset_name", "--dataset_config_name"]),
+    ],
+)
+def test_an_ambiguous_abbreviation_is_refused_with_what_it_could_be(flag, candidates, base, tmp_path):
+    file = tmp_path / "arguments.yaml"
+    file.write_text(f"{flag[2:]}: a\n", encoding="utf-8")
+    for words in ([*base, flag, "a"], [str(file), *base]):
+        if candidates is None:
+            with pytest.raises(UsageError, match="no such file"):
+                parse(*words)
+        else:
+            with pytest.raises(UsageError, match=f"^{flag} could be {', '.join(candidates)}; write it out"):
+                parse(*words)
+
+
+def test_a_hub_is_looked_for_also_where_the_name_of_the_flag_is_cut_short(monkeypatch, base):
+    asked = []
+    monkeypatch.setattr("qa.start.arguments.go_offline_without_hub", lambda: asked.append(True))
+    parse(*base)
+    assert not asked
+    parse("--model_n", "name-on-the-hub", *base[2:])
+    assert asked
+
+
+@pytest.mark.parametrize("suffix", ["json", "yaml"])
+def test_a_dump_of_training_arguments_is_an_argument_file(suffix, tmp_path, capsys):
+    from transformers import TrainingArguments
+
+    told = {"learning_rate": 3e-4, "num_train_epochs": 2, "save_strategy": "epoch", "optim": "adafactor"}
+    out = str(tmp_path / "out")
+    dump = TrainingArguments(out, **told, use_cpu=True, report_to=[], hub_token="hf_secret").to_dict()
+    assert dump["report_to"] == [] and dump["hub_token"] == "<HUB_TOKEN>"
+    # As other releases write it.
+    dump |= {"_n_gpu": 1, "tp_size": 0, "parallelism_config": None}
+    dump |= {"model_name_or_path": MODEL, "validation_file": DEV, "do_eval": True}
+    path = tmp_path / f"dump.{suffix}"
+    path.write_text(json.dumps(dump) if suffix == "json" else yaml.safe_dump(dump), encoding="utf-8")
+    training_args = parse(str(path))[2]
+    assert capsys.readouterr().out.splitlines() == [
+        f"note: argument file {path}: left out, no arguments of this release: tp_size"
+    ]
+    for name in (*told, "report_to", "debug", "fsdp"):
+        assert getattr(training_args, name) == dump[name], name
+    assert training_args.hub_token is None
+    # What nobody dumped is still a slip of the pen.
+    path.write_text(json.dumps({"tp_size": 0, "report_to": []}), encoding="utf-8")
+    with pytest.raises(UsageError, match=r"there is no argument named tp_size"):
+        parse(str(path))
+
+
+def test_an_empty_list_of_trackers_is_none(base, tmp_path):
+    path = tmp_path / "arguments.json"
+    path.write_text(json.dumps({"report_to": []}), encoding="utf-8")
+    assert parse(str(path), *base)[2].report_to == []

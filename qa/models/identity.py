@@ -1,0 +1,116 @@
+"""What a run was made from, by content.
+
+Belongs here: which arguments, files, packages and code the outcome of a run depends on, told apart by digests.
+Does not belong here: what follows from it for an output folder (`qa/start/output.py`).
+"""
+
+import dataclasses
+import hashlib
+import importlib.metadata
+import json
+import os
+from pathlib import Path
+
+from qa.models.loading import WEIGHT_FILES, from_pretrained
+from qa.start.digests import DIGITS, code_of, digest
+from qa.start.paths import kind_of
+from qa.start.stack import STACK
+
+# What decides about features, weights and scores.
+ROOMS = ("questions", "models", "compression", "training", "corrections")
+# Arguments that leave the saved model as it is: where things are (their content counts), what is shown, kept, sent and
+# evaluated, and how many processes prepare data. All others count.
+# fmt: off
+WITHOUT_EFFECT = frozenset((
+    "model_name_or_path", "config_name", "tokenizer_name", "model_revision", "cache_dir", "use_auth_token",
+    "teacher_model_name_or_path", "quantization_config", "pruning_config", "distillation_config",
+    "dataset_name", "dataset_config_name", "train_file", "validation_file", "test_file",
+    "max_train_samples", "max_eval_samples", "max_predict_samples", "overwrite_cache", "preprocessing_num_workers",
+    "n_best_size", "max_answer_length", "null_score_diff_threshold",
+    "output_dir", "overwrite_output_dir", "resume_from_checkpoint", "do_eval", "do_predict", "verify_loading",
+    "report", "eval_strategy", "evaluation_strategy", "eval_steps", "eval_delay", "eval_on_start",
+    "eval_accumulation_steps",
+    "batch_eval_metrics", "eval_do_concat_batches", "eval_use_gather_object", "prediction_loss_only",
+    "include_inputs_for_metrics", "load_best_model_at_end", "metric_for_best_model", "greater_is_better",
+    "log_level", "log_level_replica", "log_on_each_node", "logging_dir", "logging_strategy", "logging_first_step",
+    "logging_steps", "logging_nan_inf_filter", "report_to", "run_name", "disable_tqdm", "skip_memory_metrics",
+    "include_tokens_per_second", "include_num_input_tokens_seen",
+    "save_strategy", "save_steps", "save_total_limit", "save_safetensors", "save_on_each_node", "save_only_model",
+    "restore_callback_states_from_checkpoint",
+    "push_to_hub", "hub_model_id", "hub_strategy", "hub_token", "hub_private_repo", "hub_always_push",
+    "push_to_hub_model_id", "push_to_hub_organization", "push_to_hub_token",
+    "dataloader_num_workers", "dataloader_prefetch_factor", "dataloader_pin_memory", "dataloader_persistent_workers",
+    "local_rank", "ddp_timeout", "no_cuda", "_n_gpu", "debug",
+))
+# fmt: on
+
+
+def made_from(run):
+    """Collect what the outcome of a run depends on.
+
+    Args:
+        run: `Run` with settings, examples, configuration and tokenizer.
+
+    Returns:
+        Dictionary of three dictionaries of JSON values: `settings` (arguments and merged configuration files),
+        `inputs` (digests of the content behind each flag), and `versions` (packages, and a digest of the code).
+    """
+    from transformers import AutoConfig
+
+    settings = {"processes": int(os.environ.get("WORLD_SIZE", "1"))}
+    for arguments in (run.model_args, run.data_args, run.training_args, run.optimization_args):
+        for field in dataclasses.fields(arguments):
+            if field.name not in WITHOUT_EFFECT:
+                settings[field.name] = getattr(arguments, field.name)
+    inputs = {
+        "--model_name_or_path": weights_of(run.model_args.model_name_or_path, run.config),
+        "--config_name": digest(run.config.to_json_string(use_diff=False)),
+        "--tokenizer_name": digest(tokenizer_rules(run.tokenizer)),
+    }
+    if getattr(run.optimization_args, "apply_distillation", False):
+        name = run.optimization_args.teacher_model_name_or_path
+        config = from_pretrained(AutoConfig, "teacher_model_name_or_path", name, run.model_args)
+        inputs["--teacher_model_name_or_path"] = weights_of(name, config)
+    if "train" in run.examples:
+        inputs["--train_file or --dataset_name"] = digest(run.examples["train"])
+    return plain(
+        {
+            "settings": {**settings, **run.settings},
+            "inputs": inputs,
+            "versions": versions(),
+        }
+    )
+
+
+def versions():
+    """Return the versions of the packages, and a digest of the code, that decide about weights."""
+    return {**{name: importlib.metadata.version(name) for name in STACK}, "code": code_of(*ROOMS)}
+
+
+def plain(value):
+    """Return a value as it comes back from JSON."""
+    return json.loads(json.dumps(value, default=str))
+
+
+def tokenizer_rules(tokenizer):
+    """Return all that decides how a fast tokenizer splits text, but for the settings that its last call left there."""
+    rules = json.loads(tokenizer.backend_tokenizer.to_str())
+    rules |= {"truncation": None, "padding": None}
+    return [rules, tokenizer.padding_side, tokenizer.model_input_names]
+
+
+def weights_of(name, config):
+    """Return what tells the weights of a model from others: a digest of their files, or the commit on the hub.
+
+    Args:
+        name: folder or hub name.
+        config: its configuration as loaded, which knows the commit.
+    """
+    if kind_of(name) != "folder":
+        return f"{name} {config._commit_hash}"
+    found = hashlib.sha256()
+    patterns = [*WEIGHT_FILES, "config.json", "model-*.safetensors", "pytorch_model-*.bin"]
+    for path in sorted({path for pattern in patterns for path in Path(name).glob(pattern)}):
+        with path.open("rb") as file:
+            found.update(path.name.encode() + hashlib.file_digest(file, "sha256").digest())
+    return found.hexdigest()[:DIGITS]

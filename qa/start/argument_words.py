@@ -1,0 +1,132 @@
+"""Words of the command line and of argument files, made ready for the parser.
+
+Belongs here: what happens to arguments before they have a type: reading files, leaving out what says nothing, writing
+out what is cut short. Nothing here imports a library that takes time.
+Does not belong here: what the arguments are and what is refused about their values (`arguments.py`).
+"""
+
+import json
+
+import yaml
+
+from qa.start.errors import UsageError
+from qa.start.yaml_files import PLAIN_TAGS, compose
+
+# So many names of `TrainingArguments` nobody writes into a file by hand; it has over a hundred.
+NAMES_OF_A_DUMP = 50
+
+
+def refuse(message):
+    """Raise a `UsageError` that points at the list of all arguments."""
+    raise UsageError(f"{message} (--help lists all arguments)")
+
+
+def value_of(flag, words):
+    """Return the last value that words give an argument, cut short or not, or `None`.
+
+    Args:
+        flag: its name.
+        words: list of command-line words.
+    """
+    value = None
+    for word, following in zip(words, [*words[1:], None], strict=True):
+        name, separator, text = word.partition("=")
+        if len(name) > 2 and f"--{flag}".startswith(name):
+            value = text if separator else following
+    return value
+
+
+def in_full(words, actions):
+    """Write out flags that are cut short.
+
+    Args:
+        words: list of command-line words.
+        actions: dictionary with all flags of the parser as keys.
+
+    Raises:
+        UsageError: one could be several.
+    """
+    full = []
+    for word in words:
+        name, separator, text = word.partition("=")
+        candidates = [flag for flag in actions if flag.startswith(name)] if len(name) > 2 and name[:2] == "--" else []
+        if name in actions or not candidates:
+            full.append(word)
+        elif len(candidates) == 1:
+            full.append(candidates[0] + separator + text)
+        else:
+            refuse(f"{name} could be {', '.join(candidates)}; write it out")
+    return full
+
+
+def values_of_file(path):
+    """Read an argument file to a dictionary from name to plain value."""
+    try:
+        if path.suffix == ".json":
+            values = json.loads(path.read_text(encoding="utf-8"))
+        else:
+            root = compose(path, {*PLAIN_TAGS, "tag:yaml.org,2002:timestamp"})  # --run_name 2025-01-31
+            values = root and yaml.SafeLoader("").construct_document(root)
+        if not isinstance(values, dict):
+            raise TypeError(f"it holds a {type(values).__name__}; give a mapping from names to values")
+        words_of(values)  # for the errors
+        return values
+    except UsageError:
+        raise
+    except Exception as error:  # PyYAML raises KeyError, AttributeError and more on values that contradict their tag
+        raise UsageError(f"argument file {path} cannot be read: {error or type(error).__name__}") from error
+
+
+def known_values(values, actions, training_names, file):
+    """Leave out of an argument file what is no argument, if it is a dump of `TrainingArguments`; else refuse it.
+
+    Such a dump holds names of the release of transformers that wrote it.
+
+    Args:
+        values: dictionary from name to value.
+        actions: dictionary with all flags of the parser as keys.
+        training_names: set of the names of all fields of `TrainingArguments`.
+        file: name for the messages.
+
+    Raises:
+        UsageError: there is no argument of some name, and the file is no dump.
+    """
+    unknown = [
+        name
+        for name, value in values.items()
+        if _is_given(name, value) and not any(flag.startswith(f"--{name}") for flag in actions)
+    ]
+    if not unknown:
+        return values
+    if len(training_names.intersection(values)) < NAMES_OF_A_DUMP:
+        refuse(f"argument file {file}: there is no argument named {unknown[0]}")
+    print(f"note: argument file {file}: left out, no arguments of this release: {', '.join(unknown)}")
+    return {name: value for name, value in values.items() if name not in unknown}
+
+
+def _is_given(name, value):
+    """Tell whether an entry of an argument file asks for anything; a dump also holds what does not.
+
+    That is what was left out, empty lists, what the library keeps for itself (`_n_gpu`), and tokens that were blotted
+    out (`<HUB_TOKEN>`).
+    """
+    return value not in (None, [], f"<{str(name).upper()}>") and not str(name).startswith("_")
+
+
+def words_of(values):
+    """Turn the values of an argument file into command-line words, to be typed and checked like the flags are."""
+    words = []
+    for name, value in values.items():
+        if not _is_given(name, value):
+            continue
+        if isinstance(value, list):
+            words.extend([f"--{name}", *map(str, value)])
+        elif isinstance(value, dict):
+            try:
+                words.append(f"--{name}={json.dumps(value)}")
+            except (TypeError, ValueError) as error:
+                raise ValueError(f"{name}: {error}") from error
+        else:
+            # One word with "=": argparse would take -1e-3 as a word of its own for a flag.
+            words.append(f"--{name}={value}")
+    return words

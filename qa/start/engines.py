@@ -1,0 +1,57 @@
+"""The engines that a model can be exported to: what each is called, needs and writes.
+
+Belongs here: an entry for each engine, without importing it.
+Does not belong here: writing its files and running them (`qa/models/engines.py`).
+"""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Engine:
+    """What the project has to know about an engine.
+
+    Attributes:
+        format: name of its format, for people.
+        files: names of the files that hold a model, in the order in which they get their place.
+        packages: modules that an export needs; `requirements-NAME.txt` brings them.
+        runtime: the one of them that runs a model.
+        quantizer: what makes it int8, for people.
+        library: the hub's name for what loads it.
+        distribution: package of the class that its users load it with.
+        loader: module and name of that class, and what it is given besides the folder.
+    """
+
+    format: str
+    files: tuple
+    packages: tuple
+    runtime: str
+    quantizer: str
+    library: str
+    distribution: str
+    loader: tuple
+
+
+ENGINES = {
+    "onnx": Engine(
+        format="ONNX",
+        files=("model.onnx",),
+        packages=("onnx", "onnxruntime"),
+        runtime="onnxruntime",
+        quantizer="ONNX Runtime",
+        library="optimum",
+        distribution="optimum-onnx",
+        loader=("optimum.onnxruntime", "ORTModelForQuestionAnswering", ""),
+    ),
+    "openvino": Engine(
+        format="OpenVINO IR",
+        files=("openvino_model.bin", "openvino_model.xml"),
+        packages=("onnx", "openvino", "nncf"),
+        runtime="openvino",
+        quantizer="NNCF",
+        library="optimum-intel",
+        distribution="optimum-intel",
+        # As it was scored; else OpenVINO computes in bf16 where the processor can.
+        loader=("optimum.intel", "OVModelForQuestionAnswering", ', ov_config={"INFERENCE_PRECISION_HINT": "f32"}'),
+    ),
+}

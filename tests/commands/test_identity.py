@@ -1,0 +1,143 @@
+"""No run stands in for another: what a finished run was made from, and what becomes of it when that changes."""
+
+import json
+import shutil
+import sys
+
+import pytest
+from conftest import SAMPLE
+
+import run_qa
+import run_qa_post_training
+from qa.questions import features as features_room
+from qa.start.arguments import DataTrainingArguments
+from qa.start.errors import UsageError
+
+pytestmark = pytest.mark.recipe
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A folder with a model, its training questions, and a run of `run_qa.py` made from them."""
+    place = tmp_path_factory.mktemp("finished")
+    shutil.copytree(SAMPLE / "distilbert-qa", place / "model")
+    shutil.copy(SAMPLE / "train.json", place / "train.json")
+    with pytest.MonkeyPatch.context() as patch:
+        run(patch, place)
+    return place
+
+
+@pytest.fixture
+def place(finished, tmp_path):
+    """A copy of it, to be changed."""
+    shutil.copytree(finished, tmp_path / "place")
+    return tmp_path / "place"
+
+
+def run(patch, place, *flags, script=run_qa):
+    words = ["--model_name_or_path", "model", "--train_file", "train.json", "--validation_file", SAMPLE / "dev.json"]
+    words += [
+        "--max_train_samples",
+        "6",
+        "--max_eval_samples",
+        "6",
+        "--do_eval",
+        "--no_cuda",
+        "--max_seq_length",
+        "96",
+    ]
+    words += ["--doc_stride", "32", "--output_dir", "out"]
+    if script is run_qa:
+        words += ["--do_train", "--max_steps", "2", "--save_steps", "1", "--per_device_train_batch_size", "2"]
+        words += ["--apply_pruning", "--target_sparsity", "0.1"]
+    patch.setattr(sys, "argv", ["x.py", *map(str, words), *map(str, flags)])
+    patch.chdir(place)
+    script.main.__wrapped__()
+
+
+def refusal(monkeypatch, place, *flags):
+    before = {path: path.stat().st_mtime_ns for path in (place / "out").rglob("*")}
+    with pytest.raises(UsageError) as refused:
+        run(monkeypatch, place, *flags)
+    assert {path: path.stat().st_mtime_ns for path in (place / "out").rglob("*")} == before
+    return str(refused.value)
+
+
+def change_weights(place):
+    import torch
+    from safetensors.torch import load_file, save_file
+
+    weights = load_file(place / "model" / "model.safetensors")
+    torch.manual_seed(0)
+    save_file({name: torch.randn_like(each) for name, each in weights.items()}, place / "model" / "model.safetensors")
+
+
+def test_a_finished_run_says_so_and_only_evaluates(monkeypatch, place, capsys):
+    weights = (place / "out" / "pytorch_model.bin").stat().st_mtime_ns
+    run(monkeypatch, place, "--max_eval_samples", "4")
+    output = capsys.readouterr().out
+    assert "note: out holds this run, finished, made from --model_name_or_path" in output
+    assert (place / "out" / "pytorch_model.bin").stat().st_mtime_ns == weights
+    results = json.loads((place / "out" / "all_results.json").read_text(encoding="utf-8"))
+    assert results["eval_samples"] == 4 and results["sparsity"] == pytest.approx(0.1, abs=0.001)
+    run(monkeypatch, place, "--verify_loading")
+    assert "tolerance 0: passed" in capsys.readouterr().out
+
+
+def test_other_weights_in_the_same_folder_are_another_run(monkeypatch, place):
+    change_weights(place)
+    assert "--model_name_or_path" in refusal(monkeypatch, place)
+
+
+def test_other_questions_in_the_same_file_are_another_run(monkeypatch, place):
+    text = (place / "train.json").read_text(encoding="utf-8")
+    content = json.loads(text)
+    content["data"][0]["paragraphs"][0]["qas"][0]["question"] += "?"
+    (place / "train.json").write_text(json.dumps(content), encoding="utf-8")
+    assert "--train_file or --dataset_name" in refusal(monkeypatch, place)
+
+
+def test_a_flag_that_nobody_thought_of_is_another_run(monkeypatch, place):
+    assert "neftune_noise_alpha None (now 3.0)" in refusal(monkeypatch, place, "--neftune_noise_alpha", "3")
+
+
+def test_a_checkpoint_goes_on_as_the_run_that_it_is_of(monkeypatch, place):
+    flags = ["--resume_from_checkpoint", "out/checkpoint-1", "--overwrite_output_dir"]
+    assert "target_sparsity 0.1 (now 0.5)" in refusal(monkeypatch, place, *flags, "--target_sparsity", "0.5")
+    assert "target_sparsity 0.1 (now 0.5)" in refusal(
+        monkeypatch, place, *flags[:2], "--target_sparsity", "0.5", "--output_dir", "elsewhere"
+    )
+    run(monkeypatch, place, *flags)
+    assert (place / "out" / "checkpoint-1").is_dir()
+
+
+def test_a_source_is_not_replaced_by_what_is_made_from_it(monkeypatch, place):
+    shutil.copytree(place / "model", place / "hf" / "checkpoint-500")
+    before = sorted((place / "hf").rglob("*"))
+    flags = ["--model_name_or_path", "hf/checkpoint-500", "--output_dir", "hf", "--overwrite_output_dir"]
+    with pytest.raises(UsageError, match=r"--model_name_or_path hf/checkpoint-500 lies in --output_dir hf"):
+        run(monkeypatch, place, *flags, "--apply_quantization", script=run_qa_post_training)
+    assert sorted((place / "hf").rglob("*")) == before
+
+
+def test_an_encoder_is_not_pruned_into_its_own_folder(monkeypatch, place):
+    import prune_encoder_qa
+
+    monkeypatch.chdir(place)
+    monkeypatch.setattr(sys, "argv", ["x.py", "--model_name_or_path", "model", "--output_dir", "model"])
+    with pytest.raises(UsageError, match="--output_dir model"):
+        prune_encoder_qa.main.__wrapped__()
+    assert (place / "model" / "vocab.txt").is_file()
+
+
+def test_features_of_other_code_are_not_taken_from_the_cache(tokenizer, tmp_path, monkeypatch):
+    rows = [{"id": "1", "title": "", "context": "Ann met Bob.", "question": "Who?", "answers": None}]
+
+    def prepare():
+        examples = features_room.dataset_of(rows)
+        return features_room.prepare_features(examples, tokenizer, DataTrainingArguments(), str(tmp_path))
+
+    first = prepare()._fingerprint
+    assert prepare()._fingerprint == first
+    monkeypatch.setattr(features_room, "code_of", lambda *rooms: "changed")
+    assert prepare()._fingerprint != first

@@ -1,0 +1,209 @@
+"""Whose an output folder is: what a run may replace, what it refuses, and what it gives back."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import ROOT
+
+from qa.start import output
+from qa.start.errors import UsageError
+
+MADE_FROM = {
+    "settings": {"seed": 42},
+    "inputs": {"--train_file or --dataset_name": "ab12"},
+    "versions": {"torch": "2"},
+}
+OTHER = {**MADE_FROM, "inputs": {"--train_file or --dataset_name": "cd34"}}
+
+
+@pytest.fixture(autouse=True)
+def locks_given_back():
+    yield
+    output.leave_folders(failed=False)
+
+
+def contents(folder):
+    return {
+        str(path.relative_to(folder)): path.read_text()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and path.name != output.LOCK_FILE
+    }
+
+
+def run(folder, made_from=MADE_FROM, overwrite=False, texts=("config.json", "pytorch_model.bin", "README.md")):
+    """Do what a command does with its output folder; the files say what they were made from."""
+    output.check_owner(folder, made_from, overwrite)
+    output.claim_output_dir(folder, made_from, overwrite)
+    for name in texts:
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_text(json.dumps(made_from))
+    output.finish(folder, verified=True)
+    output.leave_folders(failed=False)
+
+
+def test_the_files_of_a_finished_run_are_listed_with_their_sizes(tmp_path):
+    run(tmp_path, texts=["config.json", "runs/events", "checkpoint-6/model.safetensors"])
+    (tmp_path / "notes.txt").write_text("mine")
+    listed = json.loads((tmp_path / "run.json").read_text())["files"]
+    size = len(json.dumps(MADE_FROM))
+    assert listed == {"config.json": size, "runs/events": size, "checkpoint-6/model.safetensors": size}
+
+
+def test_the_same_run_again_is_told_that_it_is_finished(tmp_path):
+    run(tmp_path)
+    earlier = output.claim_output_dir(tmp_path, MADE_FROM, False)
+    assert earlier["verified"] and set(earlier["files"]) == {"config.json", "pytorch_model.bin", "README.md"}
+    assert "files" not in output.read_run(tmp_path)  # a kill from here on leaves a run that is not finished
+    assert output.claim_output_dir(tmp_path, MADE_FROM, False) == {}
+
+
+def test_a_run_made_from_something_else_is_named_and_refused(tmp_path):
+    run(tmp_path)
+    with pytest.raises(UsageError, match=r"--train_file or --dataset_name ab12 \(now cd34\)"):
+        output.check_owner(tmp_path, OTHER, overwrite=False)
+
+
+def test_overwriting_removes_what_the_run_wrote_and_nothing_else(tmp_path):
+    run(tmp_path, texts=["config.json", "checkpoint-6/model.safetensors", "runs/events"])
+    own = {"notes.txt": "mine", "checkpoint-6-best/model.safetensors": "best", "runs-of-mine": "x", "my.model": "y"}
+    for name, text in own.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(text)
+    run(tmp_path, OTHER, overwrite=True, texts=["config.json", "checkpoint-9/model.safetensors"])
+    found = contents(tmp_path)
+    assert found.pop("run.json")
+    assert found == own | dict.fromkeys(["config.json", "checkpoint-9/model.safetensors"], json.dumps(OTHER))
+
+
+@pytest.mark.parametrize("name", ["README.md", "config.json", "runs/events", "checkpoint-500/model.safetensors"])
+def test_what_no_run_wrote_is_never_replaced(name, tmp_path):
+    place = tmp_path / name
+    place.parent.mkdir(exist_ok=True)
+    place.write_text("mine")
+    before = contents(tmp_path)
+    with pytest.raises(UsageError, match=re.escape(name)):
+        run(tmp_path, overwrite=True)
+    assert contents(tmp_path) == before
+
+
+def test_a_file_that_was_changed_since_is_nobody_elses_to_replace(tmp_path):
+    run(tmp_path)
+    (tmp_path / "README.md").write_text("my own words")
+    for made_from, overwrite in ((OTHER, True), (MADE_FROM, True), (MADE_FROM, False)):
+        with pytest.raises(UsageError, match=r"README.md would be replaced"):
+            output.check_owner(tmp_path, made_from, overwrite)
+    assert (tmp_path / "README.md").read_text() == "my own words"
+
+
+@pytest.mark.parametrize("failed", [True, False], ids=["came to nothing", "killed"])
+def test_what_is_overwritten_waits_until_the_new_run_is_whole(failed, tmp_path):
+    run(tmp_path, texts=["config.json", "checkpoint-6/model.safetensors"])
+    before = contents(tmp_path)
+    output.claim_output_dir(tmp_path, OTHER, overwrite=True)
+    assert set(contents(tmp_path)) == {"run.json", *(f".replaced/{name}" for name in before)}
+    (tmp_path / "all_results.json").write_text("{}")
+    if failed:
+        output.leave_folders(failed=True)
+        assert contents(tmp_path) == before
+        return
+    output.leave_folders(failed=False)
+    # Yet another run: the half-done one goes, the whole one stays until this one is whole as well.
+    output.claim_output_dir(tmp_path, MADE_FROM, overwrite=True)
+    assert contents(tmp_path / ".replaced") == before
+    output.finish(tmp_path, verified=False)
+    assert set(contents(tmp_path)) == {"run.json"}
+
+
+def test_a_failed_run_keeps_its_checkpoints(tmp_path):
+    run(tmp_path)
+    output.claim_output_dir(tmp_path, OTHER, overwrite=True)
+    (tmp_path / "checkpoint-2").mkdir()
+    output.leave_folders(failed=True)
+    assert output.last_checkpoint(tmp_path) == str(tmp_path / "checkpoint-2")
+    assert (tmp_path / ".replaced" / "pytorch_model.bin").is_file()
+
+
+@pytest.mark.parametrize(
+    ("place", "refused"),
+    [
+        (".", True),
+        ("checkpoint-500", True),
+        ("config.json", True),
+        ("checkpoint-500-best", False),
+        ("models/mine", False),
+        ("train.json", False),
+        ("../beside", False),
+    ],
+)
+def test_an_input_is_never_in_the_place_of_an_output(place, refused, tmp_path):
+    folder = tmp_path / "out"
+    (folder / "models").mkdir(parents=True)
+    inputs = [("model_name_or_path", str(folder / place))]
+    if refused:
+        with pytest.raises(UsageError, match=r"--model_name_or_path"):
+            output.check_owner(folder, MADE_FROM, True, inputs)
+    else:
+        output.check_owner(folder, MADE_FROM, True, inputs)
+
+
+def test_an_input_behind_a_link_counts_as_well(tmp_path):
+    run(tmp_path / "out", texts=["checkpoint-4/model.safetensors"])
+    (tmp_path / "link").symlink_to(tmp_path / "out" / "checkpoint-4")
+    with pytest.raises(UsageError, match=r"link lies in --output_dir"):
+        output.check_owner(tmp_path / "out", OTHER, True, [("model_name_or_path", str(tmp_path / "link"))])
+
+
+def test_the_checkpoint_of_another_run_is_refused(tmp_path):
+    checkpoint = tmp_path / "checkpoint-4"
+    checkpoint.mkdir()
+    with pytest.raises(UsageError, match="does not say what it was made from"):
+        output.check_checkpoint(checkpoint, MADE_FROM)
+    (checkpoint / "run.json").write_text(json.dumps({"made_from": OTHER}))
+    with pytest.raises(UsageError, match=r"cd34 \(now ab12\)"):
+        output.check_checkpoint(checkpoint, MADE_FROM)
+    output.check_checkpoint(checkpoint, OTHER)
+
+
+def test_two_runs_do_not_share_a_folder_and_a_kill_gives_it_back(tmp_path):
+    program = f"""
+import sys
+sys.path.insert(0, {str(ROOT)!r})
+from qa.start import output
+output.claim_output_dir({str(tmp_path)!r}, {MADE_FROM!r}, False)
+print("mine", flush=True)
+sys.stdin.read()
+"""
+    other = subprocess.Popen([sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    assert other.stdout.readline() == "mine\n"
+    for step in (output.check_owner, output.claim_output_dir):
+        with pytest.raises(UsageError, match="in use by another run"):
+            step(tmp_path, MADE_FROM, False)
+    other.kill()
+    other.communicate()
+    output.claim_output_dir(tmp_path, MADE_FROM, False)
+    # This process keeps it, also when it looks again.
+    output.check_owner(tmp_path, MADE_FROM, False)
+    words = [
+        "-c",
+        f"import fcntl, os; fcntl.lockf(os.open({str(tmp_path / '.lock')!r}, os.O_RDWR), fcntl.LOCK_EX | 4)",
+    ]
+    assert b"BlockingIOError" in subprocess.run([sys.executable, *words], capture_output=True).stderr
+
+
+@pytest.mark.parametrize(
+    ("names", "last"),
+    [
+        ((), None),
+        (("checkpoint-3-best", "checkpoint-", "checkpoint-x"), None),
+        (("checkpoint-9", "checkpoint-10"), 10),
+    ],
+)
+def test_the_last_checkpoint_is_the_one_with_the_highest_step(names, last, tmp_path):
+    for name in names:
+        (tmp_path / name).mkdir()
+    assert output.last_checkpoint(tmp_path) == (last and os.fspath(Path(tmp_path) / f"checkpoint-{last}"))
