@@ -17,6 +17,7 @@ from qa.results.hub import hub_of
 from qa.results.steps import export_steps
 from qa.results.verification import verify, verify_error
 from qa.start.arguments import OutcomeArguments, parse_arguments, positive
+from qa.start.arguments_checks import check_effects
 from qa.start.command import command
 from qa.start.engines import ENGINES
 from qa.start.errors import UsageError
@@ -70,6 +71,7 @@ def main():
     run = Run(*parse_arguments(OptimizationArguments))
     training_args, optimization_args = run.training_args, run.optimization_args
     check_optimization(optimization_args, run.data_args, training_args)
+    check_effects(run)
     export_format, quantizing = optimization_args.export_format, optimization_args.apply_quantization
     check_extra(export_format)
     run.hub = hub_of(training_args)

@@ -34,6 +34,7 @@ from qa.results.hub import hub_of
 from qa.results.steps import training_steps
 from qa.results.verification import verify
 from qa.start.arguments import DataTrainingArguments, ModelArguments, OutcomeArguments, parse_arguments
+from qa.start.arguments_checks import check_effects
 from qa.start.command import command
 from qa.start.errors import UsageError
 from qa.start.output import last_checkpoint
@@ -81,11 +82,7 @@ class OptimizationArguments(OutcomeArguments):
 
 
 def check_optimization(optimization_args, training_args):
-    """Refuse what cannot be done together, and configuration files that nothing would read."""
-    for what in ("quantization", "pruning", "distillation"):
-        path = getattr(optimization_args, f"{what}_config")
-        if path is not None and not getattr(optimization_args, f"apply_{what}"):
-            raise UsageError(f"--{what}_config {path} is given without --apply_{what}; add that flag or drop the file")
+    """Refuse what cannot be done together."""
     if not (training_args.do_train or training_args.do_eval or training_args.do_predict):
         raise UsageError("there is nothing to do: give --do_train, --do_eval or --do_predict")
     applied = [
@@ -97,8 +94,6 @@ def check_optimization(optimization_args, training_args):
         raise UsageError(f"{applied[0]} happens during training: give --do_train and training questions as well")
     if training_args.push_to_hub and not training_args.do_train:
         raise UsageError("--push_to_hub sends the trained model: give --do_train as well")
-    if optimization_args.generate_teacher_logits and not optimization_args.apply_distillation:
-        raise UsageError("--generate_teacher_logits is given without --apply_distillation; add that flag")
     if optimization_args.apply_distillation and optimization_args.teacher_model_name_or_path is None:
         raise UsageError("--apply_distillation needs a teacher: give --teacher_model_name_or_path")
     if training_args.load_best_model_at_end:
@@ -107,6 +102,8 @@ def check_optimization(optimization_args, training_args):
         )
     if training_args.use_ipex or training_args.bf16:
         raise UsageError("--use_ipex and --bf16 are for run_qa_post_training.py; leave them out here")
+    if training_args.torch_compile and applied:
+        raise UsageError(f"--torch_compile goes without {applied[0]} only, since INC changes the model as it trains")
     sharing = training_args.accelerator_config
     if sharing.split_batches or sharing.dispatch_batches or not sharing.even_batches:
         raise UsageError(
@@ -237,6 +234,7 @@ def main():
     run = Run(*parse_arguments(OptimizationArguments))
     model_args, training_args, optimization_args = run.model_args, run.training_args, run.optimization_args
     check_optimization(optimization_args, training_args)
+    check_effects(run, training_args.do_train)
     if others_are_missing(os.environ):
         print("note: accelerate launch has started one process only; --multi_gpu makes it start more, on CPUs as well")
     run.hub = hub_of(training_args)
@@ -262,7 +260,7 @@ def main():
 
     from qa.results.evaluation import prepare_evaluation, prepare_split
     from qa.start.processes import check_same
-    from qa.training.batches import steps_of_training
+    from qa.training.batches import check_batches, steps_of_training
 
     torch.manual_seed(training_args.seed)  # a head that is not in the checkpoint is drawn at random
     model = load_model(model_args, run.config, needs_head=not training)
@@ -276,6 +274,7 @@ def main():
         used = list(evaluated.values())
         if training:
             used.append(prepare_split(run, run.examples["train"], "train"))
+            check_batches(training_args, len(used[-1].features))
     check_same(tuple(each.features._fingerprint for each in used), "questions, tokenizers or lengths of windows")
     claim(run)
     if not training:

@@ -21,6 +21,7 @@ from qa.results.hub import hub_of
 from qa.results.steps import post_training_steps
 from qa.results.verification import verify
 from qa.start.arguments import DataTrainingArguments, ModelArguments, OutcomeArguments, parse_arguments, positive
+from qa.start.arguments_checks import check_effects
 from qa.start.command import command
 from qa.start.errors import UsageError
 from qa.start.output import saving
@@ -64,11 +65,6 @@ def check_optimization(optimization_args, data_args, training_args):
     if training_args.push_to_hub and not optimization_args.apply_quantization:
         raise UsageError("--push_to_hub sends the quantized model: give --apply_quantization as well")
     if not optimization_args.apply_quantization:
-        if optimization_args.quantization_config is not None:
-            raise UsageError(
-                f"--quantization_config {optimization_args.quantization_config} is given without "
-                "--apply_quantization; add that flag or drop the file"
-            )
         return
     static = optimization_args.quantization_approach == "static"
     if training_args.use_ipex and not static:
@@ -105,6 +101,7 @@ def main():
     run = Run(*parse_arguments(OptimizationArguments))
     data_args, training_args, optimization_args = run.data_args, run.training_args, run.optimization_args
     check_optimization(optimization_args, data_args, training_args)
+    check_effects(run)
     run.hub = hub_of(training_args)
     quantizing, approach = optimization_args.apply_quantization, optimization_args.quantization_approach
     use_ipex = quantizing and training_args.use_ipex

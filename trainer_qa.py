@@ -31,7 +31,7 @@ with process_as_it_was(), without_ipex():
     from qa.models.compressed import drop_stale_weights, load_pickled
     from qa.models.passes import Batches, predict_logits
     from qa.start.errors import UsageError
-    from qa.start.output import RUN_FILE, read_run, write_text, written_beside
+    from qa.start.output import RUN_FILE, is_written, read_run, write_text, written_beside
     from qa.start.processes import gather
     from qa.training.batches import (
         MASKED_LOGIT,
@@ -166,6 +166,10 @@ class QuestionAnsweringINCTrainer(INCTrainer):
                 if run := read_run(self.args.output_dir):
                     write_text(folder / RUN_FILE, json.dumps({"made_from": run["made_from"]}))
             self._rotate_checkpoints(output_dir=self.args.output_dir)
+
+    def _sorted_checkpoints(self, *args, **kwargs):
+        # Trainer's also names checkpoint-3-best, which is somebody's own, and removes it as an old one.
+        return [place for place in super()._sorted_checkpoints(*args, **kwargs) if is_written(Path(place).name)]
 
     def _load_from_checkpoint(self, resume_from_checkpoint, model=None):
         folder = Path(resume_from_checkpoint)

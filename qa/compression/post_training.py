@@ -13,6 +13,7 @@ from neural_compressor.config import AccuracyCriterion, TuningCriterion
 from optimum.intel import INCQuantizer
 from tqdm.auto import tqdm
 
+from qa.corrections.inc import crashes_come_through
 from qa.corrections.torch_tracer import trace_without_stacks
 from qa.models.compressed import drop_stale_weights
 from qa.start.output import written_beside
@@ -67,6 +68,9 @@ def quantize(model, config, output_dir, calibration=None, score=None):
 
     Returns:
         The quantized model in evaluation mode, or `None` if no trial met the criterion; nothing is saved then.
+
+    Raises:
+        Exception: whatever `score`, the calibration or INC raises in a trial.
     """
     quantizer = INCQuantizer.from_pretrained(
         model,
@@ -84,11 +88,11 @@ def quantize(model, config, output_dir, calibration=None, score=None):
         set_workspace(workspace)
         os.environ["FORCE_BF16"] = "0" if config.excluded_precisions else "1"
         try:
-            with written_beside(output_dir) as folder:
+            with written_beside(output_dir) as folder, crashes_come_through():
                 quantizer.quantize(config, save_directory=folder)
-        except RuntimeError:
+        except RuntimeError as error:
             # INC returns no model, and optimum-intel says so in these words, when no trial met the criterion.
-            if score is None:
+            if score is None or "neural_compressor.fit" not in str(error):
                 raise
             return None
     drop_stale_weights(output_dir)

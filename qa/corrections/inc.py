@@ -1,15 +1,18 @@
 """Intel Neural Compressor 3.7.1: fake-quant with other scales than int8, masks counted too often, dropout in what it
-loads.
+loads, crashes that pass for a search without success.
 
 `align_weight_quantizers` can go when the logits of a fake-quant model and of what `convert` makes of it agree to the
 last rounding without it; `count_masks_once` when a pruning step of a model of 36 operators takes no longer than its
 forward pass; `loading_instructions` when `INCModelForQuestionAnswering.from_pretrained` gives a model from
-quantization-aware training in evaluation mode.
+quantization-aware training in evaluation mode; `crashes_come_through` when `neural_compressor.quantization.fit` raises
+what its evaluation function raises.
 """
 
+import contextlib
 import types
 
 import torch
+from neural_compressor import quantization
 from neural_compressor.compression.pruner.patterns.base import SparsityInfo
 from neural_compressor.compression.pruner.patterns.nxm import PytorchPatternNxM
 from torch.ao.quantization import FakeQuantize
@@ -115,3 +118,31 @@ def loading_instructions(q_config):
         "fx_sub_module_list": q_config["sub_module_list"],
         "op": operators,
     }
+
+
+@contextlib.contextmanager
+def crashes_come_through():
+    """Raise at the end of this context what went wrong in INC's `fit`, which prints it and returns no model.
+
+    It returns none as well where no trial met the accuracy criterion, and nothing could tell the two apart.
+    """
+    plain, crashes = quantization.time_limit, []
+
+    @contextlib.contextmanager
+    def time_limit(seconds):
+        try:
+            with plain(seconds):
+                yield
+        except Exception as error:  # taken out of the hands of `fit`, which would print the whole stack
+            crashes.append(error)
+
+    quantization.time_limit = time_limit
+    try:
+        yield
+    except RuntimeError:  # optimum-intel's word for no model
+        if not crashes:
+            raise
+    finally:
+        quantization.time_limit = plain
+    if crashes:
+        raise crashes[0]

@@ -11,6 +11,7 @@ import torch
 from transformers.trainer_pt_utils import LengthGroupedSampler
 
 from qa.models.passes import Batches
+from qa.start.errors import UsageError
 
 # Stands for "no probability" in masked logits. Minus infinity would turn 0 * -inf into NaN in the loss.
 MASKED_LOGIT = -1e9
@@ -106,6 +107,17 @@ def features_per_epoch(args, count):
         # The loop counts whole optimizer steps in an epoch, and would carry the rest over into the next.
         return count - count % step
     return count - count % batch if args.dataloader_drop_last else count
+
+
+def check_batches(args, count):
+    """Refuse a training of no batch; parameters as in `features_per_epoch`.
+
+    Raises:
+        UsageError: all features are dropped.
+    """
+    if not features_per_epoch(args, count):
+        size = args.train_batch_size * args.world_size
+        raise UsageError(f"--dataloader_drop_last leaves nothing: {count} features make no batch of {size}; drop it")
 
 
 def steps_per_epoch(args, count):
