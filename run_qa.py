@@ -207,7 +207,6 @@ def train(run, model, teacher, features, evaluated):
     trained = trainer.train(training_args.resume_from_checkpoint or gather(last_checkpoint(run.output_dir))[0])
     if is_first_process():
         trainer.save_model(run.output_dir)
-        trainer.save_state()
     wait_for_all()
     metrics = {**trained.metrics, "train_samples": len(run.examples["train"])}
     if "pruning" in run.settings:

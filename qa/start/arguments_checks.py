@@ -48,7 +48,7 @@ NO_EFFECT = {
         ),
         _OWN_EVALUATION,
     ),
-    **dict.fromkeys(("use_mps_device", "tpu_num_cores", "tpu_metrics_debug", "mp_parameters"), _OTHER_MACHINES),
+    **dict.fromkeys(("tpu_num_cores", "tpu_metrics_debug", "mp_parameters"), _OTHER_MACHINES),
     **dict.fromkeys(
         ("save_safetensors", "save_on_each_node", "save_only_model", "restore_callback_states_from_checkpoint"),
         _ONE_SAVER,
@@ -75,6 +75,7 @@ REFUSED = {
         "INC works on whole models, not on shards; leave it out",
     ),
     **dict.fromkeys(("bf16_full_eval", "fp16_full_eval"), "a model is evaluated as it is saved; leave it out"),
+    "use_mps_device": "INC computes on CPUs and NVIDIA GPUs; leave it out",
     "label_smoothing_factor": "the loss on start and end positions knows no smoothing; leave it out",
     "half_precision_backend": "mixed precision is that of torch; leave it out",
     "auto_find_batch_size": "pruning and checkpoints count steps of one batch size; give the one that fits",
@@ -202,12 +203,12 @@ def check_effects(run, trains=False):
         _check_training(args)
     elif args.fp16:
         raise UsageError("--fp16 is for trainings on a GPU, and nothing is trained here; leave it out")
+    for name in sorted(given & NO_EFFECT.keys()):
+        print(f"note: --{name} has no effect: {NO_EFFECT[name]}")
     conditions = _conditions(args) | _conditions_of_ours(run, trains)
     for name in asked:
         works, companion = conditions.get(name, (True, ""))
-        if name in NO_EFFECT:
-            print(f"note: --{name} has no effect: {NO_EFFECT[name]}")
-        elif name in OF_TRAINING and not trains:
+        if name in OF_TRAINING and not trains:
             print(f"note: --{name} has no effect: nothing is trained here")
         elif not works:
             print(f"note: --{name} has no effect without {companion}")

@@ -32,7 +32,7 @@ def command(main):
     @functools.wraps(main)
     def run(*args, **kwargs):
         # Where these two make no sense, `prepare_process` says so.
-        several = os.environ.get("WORLD_SIZE", "1") not in ("0", "1") and "RANK" in os.environ
+        several = os.environ.get("WORLD_SIZE", "1") not in ("0", "1") and os.environ.get("RANK", "").isdecimal()
         rank = f"rank {os.environ['RANK']}: " if several else ""
         trace, lost, failed = "", False, True
         if not is_first_process():

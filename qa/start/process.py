@@ -158,7 +158,13 @@ def quiet_libraries():
     os.environ.setdefault("LOGLEVEL", "ERROR")  # read by neural-compressor
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # IPEX overrides kernels of torch, which says so
     warnings.simplefilter("ignore")
-    for name in ("neural_compressor", "optimum.intel", "torch.utils.cpp_extension", "IPEX", "transformers.training_args"):
+    for name in (
+        "neural_compressor",
+        "optimum.intel",
+        "torch.utils.cpp_extension",
+        "IPEX",
+        "transformers.training_args",
+    ):
         logging.getLogger(name).setLevel(logging.ERROR)
 
 
