@@ -34,7 +34,7 @@ from qa.results.hub import hub_of
 from qa.results.steps import training_steps
 from qa.results.verification import verify
 from qa.start.arguments import DataTrainingArguments, ModelArguments, OutcomeArguments, parse_arguments
-from qa.start.arguments_checks import check_effects
+from qa.start.arguments_checks import check_effects, note_effects
 from qa.start.command import command
 from qa.start.errors import UsageError
 from qa.start.output import last_checkpoint
@@ -234,6 +234,7 @@ def main():
     model_args, training_args, optimization_args = run.model_args, run.training_args, run.optimization_args
     check_optimization(optimization_args, training_args)
     check_effects(run, training_args.do_train)
+    note_effects(run, training_args.do_train)
     if others_are_missing(os.environ):
         print("note: accelerate launch has started one process only; --multi_gpu makes it start more, on CPUs as well")
     run.hub = hub_of(training_args)

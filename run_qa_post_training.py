@@ -21,7 +21,7 @@ from qa.results.hub import hub_of
 from qa.results.steps import post_training_steps
 from qa.results.verification import verify
 from qa.start.arguments import DataTrainingArguments, ModelArguments, OutcomeArguments, parse_arguments, positive
-from qa.start.arguments_checks import check_effects
+from qa.start.arguments_checks import check_effects, note_effects
 from qa.start.command import command
 from qa.start.errors import UsageError
 from qa.start.output import saving
@@ -102,7 +102,6 @@ def main():
     data_args, training_args, optimization_args = run.data_args, run.training_args, run.optimization_args
     check_optimization(optimization_args, data_args, training_args)
     check_effects(run)
-    run.hub = hub_of(training_args)
     quantizing, approach = optimization_args.apply_quantization, optimization_args.quantization_approach
     use_ipex = quantizing and training_args.use_ipex
     static = quantizing and approach == "static"
@@ -110,6 +109,8 @@ def main():
     run.settings["quantization"] = quantization_settings("ipex" if use_ipex else approach, path)
     splits = {"train": static, "validation": training_args.do_eval, "test": training_args.do_predict}
     check_run(run, splits, path)
+    note_effects(run)
+    run.hub = hub_of(training_args)
     read_inputs(run, splits)
     if use_ipex and run.config.model_type in ("deberta", "deberta-v2"):
         raise UsageError(

@@ -174,39 +174,45 @@ def _conditions_of_ours(run, trains):
     }
 
 
+def _asked(run):
+    groups = (run.model_args, run.data_args, run.training_args, run.optimization_args)
+    everything = [(group, each) for group in groups for each in fields(group)]
+    given = run.optimization_args.given
+    return [
+        each.name for group, each in everything if each.name in given and getattr(group, each.name) != each.default
+    ]
+
+
 def check_effects(run, trains=False):
-    """Refuse, or name in a line each, the arguments of a run that would be taken and do nothing.
+    """Refuse arguments that ask for what cannot be done here, or for a part of what is not asked for.
 
     Args:
         run: `Run` with its arguments.
         trains: whether it trains.
 
     Raises:
-        UsageError: an argument asks for what cannot be done here, or for a part of what is not asked for.
+        UsageError: there is such an argument.
     """
-    args, given = run.training_args, run.optimization_args.given
-    asked = {
-        each.name: getattr(arguments, each.name)
-        for arguments in (run.model_args, run.data_args, args, run.optimization_args)
-        for each in fields(arguments)
-        if each.name in given and getattr(arguments, each.name) != each.default
-    }
-    for name in asked:
+    for name in _asked(run):
         if name in REFUSED:
             raise UsageError(f"--{name} does not work here: {REFUSED[name]}")
     for flag, names in OF_COMPRESSION.items():
         for name in names:
-            if name in given and not getattr(run.optimization_args, flag):
+            if name in run.optimization_args.given and not getattr(run.optimization_args, flag):
                 value = getattr(run.optimization_args, name)
                 raise UsageError(f"--{name} {value} is given without --{flag}; add that flag or drop this one")
     if trains:
-        _check_training(args)
-    elif args.fp16:
+        _check_training(run.training_args)
+    elif run.training_args.fp16:
         raise UsageError("--fp16 is for trainings on a GPU, and nothing is trained here; leave it out")
-    for name in sorted(given & NO_EFFECT.keys()):
+
+
+def note_effects(run, trains=False):
+    """Name, in a line each, the arguments of a run that do nothing in it; parameters as in `check_effects`."""
+    for name in sorted(run.optimization_args.given & NO_EFFECT.keys()):
         print(f"note: --{name} has no effect: {NO_EFFECT[name]}")
-    conditions = _conditions(args) | _conditions_of_ours(run, trains)
-    for name in asked:
+    conditions = _conditions(run.training_args) | _conditions_of_ours(run, trains)
+    for name in _asked(run):
         works, companion = conditions.get(name, (True, ""))
         if name in OF_TRAINING and not trains:
             print(f"note: --{name} has no effect: nothing is trained here")

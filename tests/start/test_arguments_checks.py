@@ -12,7 +12,15 @@ import run_qa
 import run_qa_post_training
 from qa.start import arguments_checks
 from qa.start.arguments import DataTrainingArguments, ModelArguments, parse_arguments
-from qa.start.arguments_checks import EVERYWHERE, NO_EFFECT, OF_TRAINING, OPTIMIZERS, REFUSED, check_effects
+from qa.start.arguments_checks import (
+    EVERYWHERE,
+    NO_EFFECT,
+    OF_TRAINING,
+    OPTIMIZERS,
+    REFUSED,
+    check_effects,
+    note_effects,
+)
 from qa.start.errors import UsageError
 from qa.start.run import Run
 
@@ -40,7 +48,8 @@ def check(tmp_path, capsys):
             given += ["--train_file", str(SAMPLE / "train.json"), "--do_train"]
         parsed = Run(*parse_arguments(script.OptimizationArguments, given))
         capsys.readouterr()
-        check_effects(parsed, trains=script is run_qa and trains)
+        for each in (check_effects, note_effects):
+            each(parsed, trains=script is run_qa and trains)
         return capsys.readouterr().out.splitlines()
 
     return run
