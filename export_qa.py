@@ -16,6 +16,7 @@ from qa.results.hub import hub_of
 from qa.results.steps import export_steps
 from qa.results.verification import verify, verify_error
 from qa.start.arguments import OutcomeArguments, parse_arguments, positive
+from qa.start.arguments_checks import check_effects, note_effects
 from qa.start.command import command
 from qa.start.engines import ENGINES
 from qa.start.errors import UsageError
@@ -69,12 +70,14 @@ def main():
     run = Run(*parse_arguments(OptimizationArguments))
     training_args, optimization_args = run.training_args, run.optimization_args
     check_optimization(optimization_args, run.data_args, training_args)
+    check_effects(run)
     export_format, quantizing = optimization_args.export_format, optimization_args.apply_quantization
     check_extra(export_format)
-    run.hub = hub_of(training_args)
     splits = {"train": quantizing, "validation": training_args.do_eval, "test": training_args.do_predict}
     if optimization_args.verify_loading and not any(splits.values()):
         raise UsageError("--verify_loading compares logits on real questions: give --do_eval or --do_predict as well")
+    note_effects(run)
+    run.hub = hub_of(training_args)
     read_inputs(run, splits)
 
     # The heavy libraries are loaded only now that nothing more can be said about the input.

@@ -43,6 +43,7 @@ from qa.results.hub import hub_of
 from qa.results.steps import training_steps
 from qa.results.verification import verify
 from qa.start.arguments import DataTrainingArguments, ModelArguments, OutcomeArguments, parse_arguments
+from qa.start.arguments_checks import check_effects, note_effects
 from qa.start.command import command
 from qa.start.errors import UsageError
 from qa.start.output import last_checkpoint
@@ -52,8 +53,6 @@ from qa.start.stack import check_stack
 
 __all__ = ["DataTrainingArguments", "ModelArguments", "OptimizationArguments", "main"]
 
-# Training features that activation ranges are taken from.
-CALIBRATION_FEATURES = 64
 # Share of the training between two points of a report's curve of the loss.
 LOGGED_SHARE = 0.02
 
@@ -92,11 +91,7 @@ class OptimizationArguments(OutcomeArguments):
 
 
 def check_optimization(optimization_args, training_args):
-    """Refuse what cannot be done together, and configuration files that nothing would read."""
-    for what in ("quantization", "pruning", "distillation"):
-        path = getattr(optimization_args, f"{what}_config")
-        if path is not None and not getattr(optimization_args, f"apply_{what}"):
-            raise UsageError(f"--{what}_config {path} is given without --apply_{what}; add that flag or drop the file")
+    """Refuse what cannot be done together."""
     if not (training_args.do_train or training_args.do_eval or training_args.do_predict):
         raise UsageError("there is nothing to do: give --do_train, --do_eval or --do_predict")
     applied = [
@@ -108,8 +103,6 @@ def check_optimization(optimization_args, training_args):
         raise UsageError(f"{applied[0]} happens during training: give --do_train and training questions as well")
     if training_args.push_to_hub and not training_args.do_train:
         raise UsageError("--push_to_hub sends the trained model: give --do_train as well")
-    if optimization_args.generate_teacher_logits and not optimization_args.apply_distillation:
-        raise UsageError("--generate_teacher_logits is given without --apply_distillation; add that flag")
     if optimization_args.apply_distillation and optimization_args.teacher_model_name_or_path is None:
         raise UsageError("--apply_distillation needs a teacher: give --teacher_model_name_or_path")
     if training_args.load_best_model_at_end:
@@ -118,6 +111,8 @@ def check_optimization(optimization_args, training_args):
         )
     if training_args.use_ipex or training_args.bf16:
         raise UsageError("--use_ipex and --bf16 are for run_qa_post_training.py; leave them out here")
+    if training_args.torch_compile and applied:
+        raise UsageError(f"--torch_compile goes without {applied[0]} only, since INC changes the model as it trains")
     sharing = training_args.accelerator_config
     if sharing.split_batches or sharing.dispatch_batches or not sharing.even_batches:
         raise UsageError(
@@ -190,18 +185,18 @@ def train(run, model, teacher, prepared, evaluated):
     with without_ipex():
         from qa.compression.distillation import add_teacher_logits, add_teacher_types, features_of_teacher
         from qa.compression.sparsity import save_sparsity, sparsity_report
-        from qa.models.passes import Batches
         from qa.questions.scores import score
         from qa.results.evaluation import post_processing
         from qa.results.files import save_results, show_results
         from qa.start.processes import gather, wait_for_all
-        from qa.training.batches import FeatureCollator
+        from qa.training.batches import FeatureCollator, calibration_batches
         from trainer_qa import QuestionAnsweringINCTrainer
 
     features = prepared.features
     configs = compression_of(run, model, teacher, features)
     data_args, training_args, tokenizer = run.data_args, run.training_args, run.tokenizer
     parameters = sum(weights.numel() for weights in model.parameters())
+<<<<<<< HEAD
     if teacher is not None:
         cache_dir, theirs = run.model_args.cache_dir, run.teacher_tokenizer
         with training_args.main_process_first():
@@ -212,6 +207,11 @@ def train(run, model, teacher, prepared, evaluated):
         else:
             features = add_teacher_types(features, seen, teacher)
     calibration = features.shuffle(seed=training_args.seed).select(range(min(len(features), CALIBRATION_FEATURES)))
+=======
+    if run.optimization_args.generate_teacher_logits:
+        size, device = training_args.per_device_eval_batch_size, training_args.device
+        features = add_teacher_logits(features, teacher, tokenizer, size, run.model_args.cache_dir, device)
+>>>>>>> trainer
     questions = evaluated.get("eval")
     trainer = QuestionAnsweringINCTrainer(
         model=model,
@@ -223,8 +223,7 @@ def train(run, model, teacher, prepared, evaluated):
         processing_class=tokenizer,
         post_process_function=post_processing(data_args, run.output_dir),
         compute_metrics=lambda predictions: score(*predictions, data_args),
-        # One batch: the observers' moving average would hardly look at the second one.
-        calibration=Batches(calibration, tokenizer, CALIBRATION_FEATURES, data_args.fixed_width),
+        calibration=calibration_batches(features, tokenizer, training_args.seed, data_args.fixed_width),
         task="question-answering",
         **configs,
     )
@@ -232,7 +231,6 @@ def train(run, model, teacher, prepared, evaluated):
     trained = trainer.train(training_args.resume_from_checkpoint or gather(last_checkpoint(run.output_dir))[0])
     if is_first_process():
         trainer.save_model(run.output_dir)
-        trainer.save_state()
     wait_for_all()
     metrics = {**trained.metrics, "train_samples": len(run.examples["train"])}
     if "pruning" in run.settings:
@@ -259,6 +257,8 @@ def main():
     run = Run(*parse_arguments(OptimizationArguments))
     model_args, training_args, optimization_args = run.model_args, run.training_args, run.optimization_args
     check_optimization(optimization_args, training_args)
+    check_effects(run, training_args.do_train)
+    note_effects(run, training_args.do_train)
     if others_are_missing(os.environ):
         print("note: accelerate launch has started one process only; --multi_gpu makes it start more, on CPUs as well")
     run.hub = hub_of(training_args)
@@ -281,7 +281,7 @@ def main():
     from qa.models.inputs import settle_inputs
     from qa.results.evaluation import prepare_evaluation, prepare_split
     from qa.start.processes import check_same
-    from qa.training.batches import steps_of_training
+    from qa.training.batches import check_batches, steps_of_training
 
     torch.manual_seed(training_args.seed)  # a head that is not in the checkpoint is drawn at random
     model = load_base_model(run, needs_head=not training)
@@ -297,6 +297,7 @@ def main():
         used = list(evaluated.values())
         if training:
             used.append(prepare_split(run, run.examples["train"], "train"))
+            check_batches(training_args, len(used[-1].features))
     check_same(tuple(each.features._fingerprint for each in used), "questions, tokenizers or lengths of windows")
     claim(run)
     if not training:

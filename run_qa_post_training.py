@@ -29,6 +29,7 @@ from qa.results.hub import hub_of
 from qa.results.steps import post_training_steps
 from qa.results.verification import verify
 from qa.start.arguments import DataTrainingArguments, ModelArguments, OutcomeArguments, parse_arguments, positive
+from qa.start.arguments_checks import check_effects, note_effects
 from qa.start.command import command
 from qa.start.errors import UsageError
 from qa.start.output import saving
@@ -69,11 +70,6 @@ def check_optimization(optimization_args, data_args, training_args):
     if training_args.push_to_hub and not optimization_args.apply_quantization:
         raise UsageError("--push_to_hub sends the quantized model: give --apply_quantization as well")
     if not optimization_args.apply_quantization:
-        if optimization_args.quantization_config is not None:
-            raise UsageError(
-                f"--quantization_config {optimization_args.quantization_config} is given without "
-                "--apply_quantization; add that flag or drop the file"
-            )
         return
     static = optimization_args.quantization_approach == "static"
     if training_args.use_ipex and not static:
@@ -110,7 +106,7 @@ def main():
     run = Run(*parse_arguments(OptimizationArguments))
     data_args, training_args, optimization_args = run.data_args, run.training_args, run.optimization_args
     check_optimization(optimization_args, data_args, training_args)
-    run.hub = hub_of(training_args)
+    check_effects(run)
     quantizing, approach = optimization_args.apply_quantization, optimization_args.quantization_approach
     use_ipex = quantizing and training_args.use_ipex
     static = quantizing and approach == "static"
@@ -118,6 +114,8 @@ def main():
     run.settings["quantization"] = quantization_settings("ipex" if use_ipex else approach, path)
     splits = {"train": static, "validation": training_args.do_eval, "test": training_args.do_predict}
     check_run(run, splits, path)
+    note_effects(run)
+    run.hub = hub_of(training_args)
     read_inputs(run, splits)
     if use_ipex and run.config.model_type in ("deberta", "deberta-v2"):
         raise UsageError(

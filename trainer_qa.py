@@ -4,22 +4,16 @@ Belongs here: `INCTrainer` made to answer questions, and what has to happen insi
 Does not belong here: building the compression configurations (`qa/compression/`) and batches (`qa/training/`).
 """
 
+import inspect
 import json
 import random
 import time
 from pathlib import Path
 
-import pyarrow.compute as pc
-import torch
-from neural_compressor.compression.callbacks import QuantizationAwareTrainingCallbacks
-from optimum.intel import INCTrainer
-from safetensors.torch import load_model, save_model
-from transformers import TrainerState
-from transformers.integrations import TensorBoardCallback
-from transformers.trainer import OPTIMIZER_NAME, SCHEDULER_NAME, TRAINER_STATE_NAME
-from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, PredictionOutput, speed_metrics
-from transformers.utils import SAFE_WEIGHTS_NAME
+from qa.corrections.imports import process_as_it_was
+from qa.corrections.ipex import without_ipex
 
+<<<<<<< HEAD
 from qa.compression.distillation import distillation_loss, inputs_of_teacher
 from qa.compression.fake_quant import calibrate_observers, observe_together, observers_at_rest
 from qa.compression.pruning import check_pruners, pruner_state, restore_pruner, scores_by_gradients
@@ -32,6 +26,38 @@ from qa.start.output import RUN_FILE, read_run, write_text, written_beside
 from qa.start.processes import gather
 from qa.training.batches import MASKED_LOGIT, TrainingOrder, features_per_epoch, share_of_last_batch
 from qa.training.callbacks import BeforeConversion, FrozenRanges, LossSoFar, StopOnSignal, TensorBoard
+=======
+with process_as_it_was(), without_ipex():
+    import pyarrow.compute as pc
+    import torch
+    from neural_compressor.compression.callbacks import QuantizationAwareTrainingCallbacks
+    from optimum.intel import INCTrainer
+    from safetensors.torch import load_model, save_model
+    from transformers import EvalPrediction, TrainerState
+    from transformers.integrations import TensorBoardCallback
+    from transformers.trainer import OPTIMIZER_NAME, SCHEDULER_NAME, TRAINER_STATE_NAME
+    from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, PredictionOutput, speed_metrics
+    from transformers.utils import SAFE_WEIGHTS_NAME
+
+    from qa.compression.fake_quant import calibrate_observers, observe_together, observers_at_rest
+    from qa.compression.pruning import pruner_state, restore_pruner, scores_by_gradients
+    from qa.corrections.inc import align_weight_quantizers, count_masks_once, loading_instructions
+    from qa.models.compressed import drop_stale_weights, load_pickled
+    from qa.models.passes import Batches, predict_logits
+    from qa.start.errors import UsageError
+    from qa.start.output import RUN_FILE, is_written, read_run, write_text, written_beside
+    from qa.start.processes import gather
+    from qa.training.batches import (
+        MASKED_LOGIT,
+        FeatureCollator,
+        TrainingOrder,
+        calibration_batches,
+        features_per_epoch,
+        labels_of,
+        share_of_last_batch,
+    )
+    from qa.training.callbacks import BeforeConversion, FrozenRanges, LossSoFar, SameTwice, StopOnSignal, TensorBoard
+>>>>>>> trainer
 
 # File of a checkpoint with what neither model nor optimizer knows: pruners, random generators, the loss so far.
 PROGRESS_NAME = "progress.pt"
@@ -55,16 +81,18 @@ class QuestionAnsweringINCTrainer(INCTrainer):
     Args:
         eval_examples: examples behind `eval_dataset`.
         post_process_function: `(examples, features, (start_logits, end_logits), stage)` -> predictions, as
-            `compute_metrics` takes them.
-        calibration: `Batches` of training features that activation ranges are taken from (quantization only).
-        args, kwargs: those of `INCTrainer`. `compute_metrics` takes what `post_process_function` returns.
+            `compute_metrics` takes them; `stage`, which it may leave out, is `eval` or `predict`. Without a function
+            predictions are the logits, and nothing is scored.
+        calibration: `Batches` of training features that activation ranges are taken from (quantization only); some
+            are drawn if `None`.
+        args, kwargs: those of `INCTrainer`. `compute_metrics` takes what `post_process_function` returns, and
+            `processing_class` is the tokenizer, which evaluation pads with.
     """
 
     def __init__(self, *args, eval_examples=None, post_process_function=None, calibration=None, **kwargs):
         super().__init__(*args, **kwargs)
         self.eval_examples = eval_examples
         self.post_process_function = post_process_function
-        self.calibration = calibration
         self._loss_parts = []  # (2,) tensors, student and distillation loss of each batch since the last log
         if self.distillation_config is not None:
             self.distillation_config.teacher_model.requires_grad_(False).eval()
@@ -73,10 +101,16 @@ class QuestionAnsweringINCTrainer(INCTrainer):
             # On a processor with bf16 INC puts the operators that stay in fp32 into bf16, and then cannot load them.
             self._compression_manager.adaptor.use_bf16 = False
             self.add_callback(FrozenRanges(self))
+<<<<<<< HEAD
         check_pruners(self._pruners)
+=======
+            calibration = calibration or calibration_batches(self.train_dataset, self.tokenizer, self.args.seed)
+        self.calibration = calibration
+>>>>>>> trainer
         for pruner in self._pruners:
             count_masks_once(pruner)
         self.add_callback(BeforeConversion(self))
+        self.add_callback(SameTwice)
         self._progress = None
         self.add_callback(LossSoFar(self))
         self.add_callback(StopOnSignal(self.args.device))
@@ -89,7 +123,15 @@ class QuestionAnsweringINCTrainer(INCTrainer):
         return [pruner for callback in callbacks for pruner in getattr(callback, "pruners", [])]
 
     def train(self, resume_from_checkpoint=None, **kwargs):
-        """Train as `INCTrainer` does; a checkpoint continues to the very weights of a run that was never cut off."""
+        """Train as `INCTrainer` does; a checkpoint continues to the very weights of a run that was never cut off.
+
+        What the training was, step by step, is left in the output folder as `trainer_state.json`.
+
+        Raises:
+            ValueError: there is something to compress with, but the arguments lack `do_train`.
+        """
+        if self._compression_manager is None and (self.quantization_config or self.pruning_config):
+            raise ValueError("INC compresses only where TrainingArguments have do_train=True.")
         if self._quantizing:
             # INC's hook puts observers and fake-quant operators into the model. In INCTrainer's loop it would come too
             # late: after a checkpoint, which holds their state, is loaded, and after processes agree on the buffers.
@@ -105,7 +147,11 @@ class QuestionAnsweringINCTrainer(INCTrainer):
         if self.args.process_index > 0:
             # As different as the rows of one batch: with one seed all processes would drop the same neurons out.
             torch.manual_seed(self.args.seed + self.args.process_index)
-        return super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
+        trained = super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
+        if self.is_world_process_zero():
+            with written_beside(self.args.output_dir) as folder:
+                self.state.save_to_json(folder / TRAINER_STATE_NAME)
+        return trained
 
     def _set_signature_columns_if_needed(self):
         super()._set_signature_columns_if_needed()
@@ -144,6 +190,10 @@ class QuestionAnsweringINCTrainer(INCTrainer):
                     write_text(folder / RUN_FILE, json.dumps({"made_from": run["made_from"]}))
             self._rotate_checkpoints(output_dir=self.args.output_dir)
 
+    def _sorted_checkpoints(self, *args, **kwargs):
+        # Trainer's also names checkpoint-3-best, which is somebody's own, and removes it as an old one.
+        return [place for place in super()._sorted_checkpoints(*args, **kwargs) if is_written(Path(place).name)]
+
     def _load_from_checkpoint(self, resume_from_checkpoint, model=None):
         folder = Path(resume_from_checkpoint)
         self._progress = load_pickled(folder / PROGRESS_NAME, self.args.device)
@@ -174,11 +224,11 @@ class QuestionAnsweringINCTrainer(INCTrainer):
             metric_key_prefix: put before each metric's name.
 
         Returns:
-            Dictionary of metrics, speed metrics included.
+            Dictionary of metrics, speed metrics included; of those alone where nothing post-processes or scores.
         """
         features = self.eval_dataset if eval_dataset is None else eval_dataset
         examples = self.eval_examples if eval_examples is None else eval_examples
-        _, metrics = self._answer(features, examples, metric_key_prefix)
+        metrics = self._answer(features, examples, "eval", metric_key_prefix).metrics
         self.log(metrics)
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         self._memory_tracker.stop_and_update_metrics(metrics)
@@ -188,12 +238,13 @@ class QuestionAnsweringINCTrainer(INCTrainer):
         """Answer examples; parameters as in `evaluate`.
 
         Returns:
-            `PredictionOutput` of what the post-processing made, no labels, and the metrics.
+            `PredictionOutput`. Its predictions are what the post-processing made, or without one `(start_logits,
+            end_logits)` as in `predict_logits`; its label ids those of the post-processing's `EvalPrediction`, or
+            `(start_positions, end_positions)`, `(n,)` int64 each, or `None` where the features have none.
         """
-        predictions, metrics = self._answer(predict_dataset, predict_examples, metric_key_prefix)
-        return PredictionOutput(predictions=predictions, label_ids=None, metrics=metrics)
+        return self._answer(predict_dataset, predict_examples, "predict", metric_key_prefix)
 
-    def _answer(self, features, examples, prefix):
+    def _answer(self, features, examples, stage, prefix):
         begin = time.time()
         device = self.args.device
         if self.quantization_config is not None:
@@ -203,15 +254,22 @@ class QuestionAnsweringINCTrainer(INCTrainer):
         was_training = model.training
         batches = Batches(features, self.tokenizer, self.args.eval_batch_size)
         with observers_at_rest(model):
-            logits = predict_logits(model.eval(), batches, device)
+            predictions = predict_logits(model.eval(), batches, device)
         model.train(was_training)
-        predictions = self.post_process_function(examples, features, logits, prefix)
-        metrics = self.compute_metrics(predictions) if self.compute_metrics is not None else {}
+        labels, metrics = labels_of(features), {}
+        if self.post_process_function is not None:
+            takes_stage = len(inspect.signature(self.post_process_function).parameters) > 3
+            stage = (stage,) if takes_stage else ()
+            predictions = self.post_process_function(examples, features, predictions, *stage)
+            if self.compute_metrics is not None:
+                metrics = self.compute_metrics(predictions)
+            if isinstance(predictions, EvalPrediction):
+                predictions, labels = predictions.predictions, predictions.label_ids
         metrics = {name if name.startswith(f"{prefix}_") else f"{prefix}_{name}": metrics[name] for name in metrics}
-        metrics.update(
-            speed_metrics(prefix, begin, num_samples=len(examples), num_steps=-(-len(features) // batches.batch_size))
-        )
-        return predictions, metrics
+        count = len(features if examples is None else examples)
+        steps = len(list(batches.by_length()))
+        metrics.update(speed_metrics(prefix, begin, num_samples=count, num_steps=steps))
+        return PredictionOutput(predictions=predictions, label_ids=labels, metrics=metrics)
 
     def log(self, logs, *args, **kwargs):
         """Log the parts of a distilled student's loss beside `loss`, as means over the batches since the last log."""
@@ -250,7 +308,7 @@ class QuestionAnsweringINCTrainer(INCTrainer):
             rows, weight = share_of_last_batch(self.args, features_per_epoch(self.args, len(self.train_dataset)))
             inputs = {name: values[:rows] for name, values in inputs.items()}
         self._counts = weight > 0
-        if self.data_collator.width is None:
+        if isinstance(self.data_collator, FeatureCollator) and self.data_collator.width is None:
             # The models' loss also counts the logits of padding, and in one batch all rows are padded to one width.
             own = inputs["attention_mask"].sum(dim=1).max()
             width = own * (weight > 0)

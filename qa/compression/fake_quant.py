@@ -131,13 +131,19 @@ def freeze_observers(model):
 
 @contextlib.contextmanager
 def observers_at_rest(model):
-    """Keep the activation ranges of a fake-quant model during its evaluation, in which observers would look on."""
-    observing = [quantizer for quantizer in _activation_quantizers(model).values() if int(quantizer.observer_enabled)]
+    """Keep all ranges of a fake-quant model, of activations and weights, through passes that are no training steps.
+
+    Both follow a moving average, which each look carries on.
+    """
+    quantizers = [module for module in model.modules() if isinstance(module, FakeQuantizeBase)]
+    observing = [quantizer for quantizer in quantizers if int(quantizer.observer_enabled)]
     for quantizer in observing:
         quantizer.disable_observer()
-    yield
-    for quantizer in observing:
-        quantizer.enable_observer()
+    try:
+        yield
+    finally:
+        for quantizer in observing:
+            quantizer.enable_observer()
 
 
 def observers_are_frozen(model):

@@ -72,6 +72,7 @@ def quantize(model, config, output_dir, calibration=None, score=None):
 
     Raises:
         UsageError: INC cannot quantize the model; the message holds its reason.
+        Exception: whatever `score` raises in a trial.
     """
     quantizer = INCQuantizer.from_pretrained(
         model,
@@ -94,7 +95,7 @@ def quantize(model, config, output_dir, calibration=None, score=None):
                     quantizer.quantize(config, save_directory=folder)
             except RuntimeError as error:
                 # INC returned no model, and optimum-intel does not know why.
-                if kept and isinstance(kept[-1], UsageError):
+                if kept and (score is not None or isinstance(kept[-1], UsageError)):
                     raise kept[-1] from error
                 if kept:
                     raise _reason(kept[-1]) from kept[-1]

@@ -18,7 +18,7 @@ def threads_were_chosen(environ, started_with):
     """
     launched = int(environ.get("LOCAL_WORLD_SIZE", 1)) > 1 or "ACCELERATE_MIXED_PRECISION" in environ
     if environ.get("OMP_NUM_THREADS") != "1" or not launched:
-        return "OMP_NUM_THREADS" in environ
+        return bool(environ.get("OMP_NUM_THREADS"))
     try:
         variables = started_with.read_bytes().split(b"\0")
     except OSError:

@@ -6,6 +6,7 @@ Does not belong here: what is asked of one script alone (its `OptimizationArgume
 (`argument_words.py`), and reading data files (`qa/questions/`).
 """
 
+import os
 import sys
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -186,9 +187,11 @@ def parse_arguments(optimization_arguments_class, argv=None):
             refuse(f"unrecognized: {flags[0]} behind {file}")
     # Of two equal flags argparse takes the second.
     words = [*words_of(values), *flags]
-    # Both must be settled before the libraries are imported, and so before there is a parser.
+    # All must be settled before the libraries are imported, and so before there is a parser.
     if value_of("log_level", words) not in ("debug", "info", "detail"):
         quiet_libraries()
+    if str(value_of("disable_tqdm", words)).lower() in ("true", "1", "yes"):
+        os.environ["TQDM_DISABLE"] = "1"  # bars of other libraries and ours
     names = [value_of(flag, words) for flag in HUB_NAMES]
     pushing = any(word.split("=")[0] == "--push_to_hub" and word != "--push_to_hub=False" for word in words)
     if pushing or any(name is not None and kind_of(name) is None for name in names):

@@ -31,7 +31,8 @@ def command(main):
 
     @functools.wraps(main)
     def run(*args, **kwargs):
-        several = int(os.environ.get("WORLD_SIZE", "1")) > 1
+        # Where these two make no sense, `prepare_process` says so.
+        several = os.environ.get("WORLD_SIZE", "1") not in ("0", "1") and os.environ.get("RANK", "").isdecimal()
         rank = f"rank {os.environ['RANK']}: " if several else ""
         trace, lost, failed = "", False, True
         if not is_first_process():

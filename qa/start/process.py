@@ -9,6 +9,7 @@ import ctypes
 import logging
 import math
 import os
+import re
 import socket
 import sys
 import threading
@@ -78,7 +79,12 @@ def default_threads(environ, cpus, root=Path("/")):
 
 
 def prepare_process():
-    """Settle what the libraries read as they are imported; every command calls it before anything else."""
+    """Settle what the libraries read as they are imported; every command calls it before anything else.
+
+    Raises:
+        UsageError: an environment variable makes no sense.
+    """
+    _check_environment(os.environ)
     if not any(name.startswith("MALLOC_") for name in os.environ):
         keep_freed_memory()
     # IPEX imports torch's compiler, which would start idle workers of 600 MB each.
@@ -91,6 +97,18 @@ def prepare_process():
     sys.modules.setdefault("openvino_telemetry", None)
     if not threads_were_chosen(os.environ, Path(f"/proc/{os.getppid()}/environ")):
         os.environ["OMP_NUM_THREADS"] = str(default_threads(os.environ, os.sched_getaffinity(0)))
+
+
+def _check_environment(environ):
+    for name, allowed in (("WORLD_SIZE", r"\d+"), ("RANK", r"\d+"), ("OMP_NUM_THREADS", r"(\s*[1-9]\d*\s*(,|$))*")):
+        value = environ.get(name)
+        if value and not re.fullmatch(allowed, value, re.ASCII):
+            raise UsageError(f"the environment variable {name} is {value!r}; give a whole number, or unset it")
+    if int(environ.get("WORLD_SIZE") or 1) > 1 and not environ.get("RANK"):
+        raise UsageError(
+            f"the environment variable WORLD_SIZE is {environ['WORLD_SIZE']} and RANK is missing; unset it, or start "
+            "the processes with torchrun or accelerate launch"
+        )
 
 
 def chosen_threads():
@@ -140,7 +158,13 @@ def quiet_libraries():
     os.environ.setdefault("LOGLEVEL", "ERROR")  # read by neural-compressor
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # IPEX overrides kernels of torch, which says so
     warnings.simplefilter("ignore")
-    for name in ("neural_compressor", "optimum.intel", "torch.utils.cpp_extension", "IPEX"):
+    for name in (
+        "neural_compressor",
+        "optimum.intel",
+        "torch.utils.cpp_extension",
+        "IPEX",
+        "transformers.training_args",
+    ):
         logging.getLogger(name).setLevel(logging.ERROR)
 
 

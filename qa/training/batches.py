@@ -1,7 +1,7 @@
 """Training features to batches: padding, order, and how many steps they make.
 
 Belongs here: what decides which features are in which step of a training, on one process or several.
-Does not belong here: batches without training (`qa/models/passes.py`).
+Does not belong here: how batches without training are formed (`qa/models/passes.py`).
 """
 
 import itertools
@@ -10,10 +10,17 @@ import math
 import torch
 from transformers.trainer_pt_utils import LengthGroupedSampler
 
+<<<<<<< HEAD
 from qa.models.inputs import TEACHER_TYPES
+=======
+from qa.models.passes import Batches
+from qa.start.errors import UsageError
+>>>>>>> trainer
 
 # Stands for "no probability" in masked logits. Minus infinity would turn 0 * -inf into NaN in the loss.
 MASKED_LOGIT = -1e9
+# Training features that activation ranges are taken from.
+CALIBRATION_FEATURES = 64
 
 
 class FeatureCollator:
@@ -67,6 +74,27 @@ class FeatureCollator:
         }
 
 
+def calibration_batches(features, tokenizer, seed, width=None):
+    """Draw the training features that activation ranges are taken from, as `Batches`.
+
+    Args:
+        features: `datasets.Dataset` of all training features.
+        tokenizer, width: as in `Batches`.
+        seed: of the draw.
+    """
+    drawn = features.shuffle(seed=seed).select(range(min(len(features), CALIBRATION_FEATURES)))
+    # One batch: the observers' moving average would hardly look at the second one.
+    return Batches(drawn, tokenizer, CALIBRATION_FEATURES, width)
+
+
+def labels_of(features):
+    """Return `(start_positions, end_positions)` of features, `(n,)` int64 arrays, or `None` where they have none."""
+    names = ("start_positions", "end_positions")
+    if not set(names) <= set(features.column_names):
+        return None
+    return tuple(features.with_format("numpy")[name] for name in names)
+
+
 def features_per_epoch(args, count):
     """Return how many of `count` training features an epoch takes.
 
@@ -80,6 +108,17 @@ def features_per_epoch(args, count):
         # The loop counts whole optimizer steps in an epoch, and would carry the rest over into the next.
         return count - count % step
     return count - count % batch if args.dataloader_drop_last else count
+
+
+def check_batches(args, count):
+    """Refuse a training of no batch; parameters as in `features_per_epoch`.
+
+    Raises:
+        UsageError: all features are dropped.
+    """
+    if not features_per_epoch(args, count):
+        size = args.train_batch_size * args.world_size
+        raise UsageError(f"--dataloader_drop_last leaves nothing: {count} features make no batch of {size}; drop it")
 
 
 def steps_per_epoch(args, count):

@@ -4,6 +4,7 @@ Belongs here: transformers' callbacks, and what a training leaves for tensorboar
 Does not belong here: a step itself (`trainer_qa.py`).
 """
 
+import contextlib
 import json
 import signal
 import sys
@@ -14,7 +15,13 @@ import torch
 from transformers import TrainerCallback
 from transformers.integrations import TensorBoardCallback
 
-from qa.compression.fake_quant import activation_ranges, freeze_observers, keep_survivors, observers_are_frozen
+from qa.compression.fake_quant import (
+    activation_ranges,
+    freeze_observers,
+    keep_survivors,
+    observers_are_frozen,
+    observers_at_rest,
+)
 from qa.compression.sparsity import sparsity
 from qa.start.processes import wait_for_all
 
@@ -37,6 +44,21 @@ class FrozenRanges(TrainerCallback):
         if state.global_step >= FREEZE_AT * state.max_steps and not observers_are_frozen(self.trainer.model):
             self.trainer._start_observers()
             freeze_observers(self.trainer.model)
+
+
+class SameTwice(TrainerCallback):
+    """Let gradient checkpointing, which runs each layer a second time to save memory, come to the very same weights.
+
+    Observers look in the first pass alone; the second then rounds by the ranges that the first has left. And of
+    torch's two ways to do it only the one that is not "reentrant" adds gradients up in the order of a plain training.
+    """
+
+    def on_train_begin(self, args, state, control, model=None, **kwargs):
+        if args.gradient_checkpointing:  # which the loop has turned on before, in its own way
+            contexts = {"context_fn": lambda: (contextlib.nullcontext(), observers_at_rest(model))}
+            model.gradient_checkpointing_enable(
+                {**(args.gradient_checkpointing_kwargs or {}), **contexts, "use_reentrant": False}
+            )
 
 
 class LossSoFar(TrainerCallback):

@@ -315,6 +315,7 @@ POST_TRAINING = {
         {"--apply_quantization": True, "--verify_loading": True, "--do_eval": None},
         ["--verify_loading", "--do_eval"],
     ),
+    "fp16 without a training": ({"--fp16": True, "--no_cuda": True}, ["--fp16", "nothing is trained"]),
     "missing accelerator file": ({"--accelerator_config": "no-such.json"}, ["no-such.json"]),
     "missing deepspeed": ({"--deepspeed": "no-such.json"}, ["deepspeed"]),
     # argument files
@@ -548,6 +549,45 @@ TRAINING = {
     "IPEX in training": ({"--use_ipex": True}, ["--use_ipex", "run_qa_post_training.py"]),
     "distillation without a teacher": ({"--apply_distillation": True}, ["--teacher_model_name_or_path"]),
     "logits without distillation": ({"--generate_teacher_logits": True}, ["--apply_distillation"]),
+    # arguments of transformers that do not work, or not alone
+    "mixed precision of GPUs on a CPU": ({"--fp16": True, "--no_cuda": True}, ["--fp16"]),
+    "smoothed labels": ({"--label_smoothing_factor": 0.1}, ["--label_smoothing_factor", "no smoothing"]),
+    "batch size for each GPU": ({"--per_gpu_train_batch_size": 4}, ["--per_device_train_batch_size"]),
+    "shards": ({"--fsdp_min_num_params": 5}, ["--fsdp_min_num_params", "whole models"]),
+    "batch size that is found": ({"--auto_find_batch_size": True}, ["--auto_find_batch_size"]),
+    "kernels for decoders": ({"--use_liger_kernel": True}, ["--use_liger_kernel"]),
+    "evaluation in fp16": ({"--fp16_full_eval": True, "--no_cuda": True}, ["--fp16_full_eval"]),
+    "optimizer of a missing package": ({"--optim": "lomo"}, ["--optim lomo", "lomo_optim", "adamw_torch"]),
+    "8-bit optimizer": ({"--optim": "adamw_8bit"}, ["--optim adamw_8bit", "bitsandbytes"]),
+    "plateau without a score": (
+        {"--lr_scheduler_type": "reduce_lr_on_plateau", "--eval_strategy": "epoch"},
+        ["reduce_lr_on_plateau", "--metric_for_best_model f1", "--lr_scheduler_kwargs"],
+    ),
+    "plateau of a score to be lowered": (
+        {"--lr_scheduler_type": "reduce_lr_on_plateau", "--eval_strategy": "epoch", "--metric_for_best_model": "f1"},
+        ["reduce_lr_on_plateau", "max"],
+    ),
+    "plateau without evaluation": ({"--lr_scheduler_type": "reduce_lr_on_plateau"}, ["eval strategy"]),
+    "compiled and pruned": (
+        {"--torch_compile": True, "--apply_pruning": True},
+        ["--torch_compile", "--apply_pruning"],
+    ),
+    "layers that look twice": (
+        {"--gradient_checkpointing": True, "--gradient_checkpointing_kwargs": '{"use_reentrant": true}'},
+        ["--gradient_checkpointing_kwargs", "use_reentrant"],
+    ),
+    "all features dropped": ({"--dataloader_drop_last": True}, ["--dataloader_drop_last", "1 features", "of 8"]),
+    # arguments of a compression that is not asked for
+    "sparsity without pruning": ({"--target_sparsity": 0.5}, ["--target_sparsity 0.5", "--apply_pruning"]),
+    "start without pruning": ({"--start_step": 5}, ["--start_step 5", "--apply_pruning"]),
+    "approach without pruning": (
+        {"--pruning_approach": "magnitude"},
+        ["--pruning_approach magnitude", "--apply_pruning"],
+    ),
+    "teacher without distillation": (
+        {"--teacher_model_name_or_path": TEACHER},
+        ["--teacher_model_name_or_path", "--apply_distillation"],
+    ),
     # question files
     "answers at places that cannot be told": (
         file("f.json", [row(answers={"text": ["nowhere"], "answer_start": [0]})], "--train_file"),

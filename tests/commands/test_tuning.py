@@ -59,10 +59,20 @@ def test_trials_go_on_until_one_meets_the_criterion(quantize, monkeypatch, capsy
 
 
 def test_when_no_trial_meets_the_criterion_nothing_is_saved(quantize, monkeypatch, tmp_path, capsys):
-    waiting = scores_in_turn(monkeypatch, 90.0, 50.0, 88.9)
+    # INC's strategy tries the default once, and only then counts the trials.
+    waiting = scores_in_turn(monkeypatch, 90.0, 50.0, 60.0, 88.9)
     with pytest.raises(SystemExit) as ended:
         quantize("accuracy_criterion: {criterion: absolute, tolerable_loss: 1}\ntuning_criterion: {max_trials: 2}\n")
     assert ended.value.code == 1
     assert waiting == []
     assert "no trial met the accuracy criterion; nothing was saved" in capsys.readouterr().out
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["run.json"]
+
+
+def test_a_trial_that_crashes_is_no_trial_that_failed_the_criterion(quantize, monkeypatch, tmp_path, capfd):
+    waiting = scores_in_turn(monkeypatch, 90.0)  # and nothing to give for the first trial
+    with pytest.raises(IndexError, match="pop from empty list"):
+        quantize("accuracy_criterion: {criterion: absolute, tolerable_loss: 1}\ntuning_criterion: {max_trials: 2}\n")
+    assert waiting == []
+    assert "no trial met" not in capfd.readouterr().out
+    assert not (tmp_path / "out" / "pytorch_model.bin").exists()

@@ -1,6 +1,7 @@
 """Threads on machines that this one is not, in simulated trees of `/proc` and `/sys`; INC without IPEX; errors."""
 
 import math
+import os
 import subprocess
 import sys
 from types import ModuleType
@@ -13,7 +14,7 @@ from qa.corrections.ipex import without_ipex
 from qa.corrections.launchers import threads_were_chosen
 from qa.start.command import command
 from qa.start.errors import UsageError
-from qa.start.process import cpu_quota, default_threads, physical_cores
+from qa.start.process import cpu_quota, default_threads, physical_cores, prepare_process
 
 
 def machine(root, cores, threads_per_core, cgroup="0::/", limits=()):
@@ -151,3 +152,33 @@ def test_an_error_has_a_line_of_its_own_behind_a_progress_bar(capsys):
     with pytest.raises(SystemExit):
         main()
     assert capsys.readouterr().err.splitlines()[-1] == "error: three is too much"
+
+
+@pytest.mark.parametrize(
+    ("environment", "expected"),
+    [
+        ({"WORLD_SIZE": "2"}, ["WORLD_SIZE is 2", "RANK is missing", "torchrun"]),
+        ({"WORLD_SIZE": "two"}, ["WORLD_SIZE is 'two'"]),
+        ({"WORLD_SIZE": "2", "RANK": "-"}, ["RANK is '-'"]),
+        ({"OMP_NUM_THREADS": "many"}, ["OMP_NUM_THREADS is 'many'", "unset"]),
+        ({"OMP_NUM_THREADS": "0"}, ["OMP_NUM_THREADS is '0'"]),
+    ],
+    ids=lambda value: " ".join(f"{name}={word}" for name, word in value.items()) if isinstance(value, dict) else "",
+)
+def test_an_environment_that_makes_no_sense_ends_in_a_line(environment, expected, tmp_path):
+    script = "from qa.start.command import command\nfrom qa.start.process import prepare_process\n"
+    script += "command(prepare_process)()"
+    finished = subprocess.run(
+        [sys.executable, "-c", script], env={"PYTHONPATH": str(ROOT), **environment}, capture_output=True, text=True
+    )
+    assert (finished.returncode, finished.stdout) == (2, "")
+    assert len(finished.stderr.splitlines()) == 1
+    assert finished.stderr.startswith("error: ")
+    for part in expected:
+        assert part in finished.stderr
+
+
+def test_an_empty_number_of_threads_is_none(monkeypatch):
+    monkeypatch.setenv("OMP_NUM_THREADS", "")
+    prepare_process()
+    assert int(os.environ["OMP_NUM_THREADS"]) >= 1

@@ -1,0 +1,242 @@
+"""What becomes of each argument: it works, it is refused, or it has no effect, and the run says so.
+
+Belongs here: what becomes of every argument of `TrainingArguments` (transformers 4.45.2), and which arguments of ours
+work with another one only.
+Does not belong here: values out of range, and what is wrong between two arguments of one script.
+"""
+
+from dataclasses import fields
+from importlib.util import find_spec
+
+from qa.start.errors import UsageError
+from qa.start.paths import kind_of
+
+# Only a training looks at these, and does.
+# fmt: off
+OF_TRAINING = (
+    "eval_strategy", "evaluation_strategy", "eval_steps", "eval_delay", "per_device_train_batch_size",
+    "gradient_accumulation_steps", "torch_empty_cache_steps", "learning_rate", "weight_decay", "adam_beta1",
+    "adam_beta2", "adam_epsilon", "max_grad_norm", "num_train_epochs", "max_steps", "lr_scheduler_type",
+    "lr_scheduler_kwargs", "warmup_ratio", "warmup_steps", "logging_dir", "logging_strategy", "logging_first_step",
+    "logging_steps", "logging_nan_inf_filter", "save_strategy", "save_steps", "save_total_limit", "data_seed", "debug",
+    "dataloader_drop_last", "dataloader_num_workers", "dataloader_prefetch_factor", "dataloader_pin_memory",
+    "dataloader_persistent_workers", "run_name", "metric_for_best_model", "ignore_data_skip", "accelerator_config",
+    "optim", "optim_args", "adafactor", "group_by_length", "ddp_find_unused_parameters", "ddp_bucket_cap_mb",
+    "ddp_broadcast_buffers", "skip_memory_metrics", "resume_from_checkpoint", "gradient_checkpointing",
+    "gradient_checkpointing_kwargs", "include_num_input_tokens_seen", "neftune_noise_alpha", "full_determinism",
+    "torch_compile", "torch_compile_backend", "torch_compile_mode", "torchdynamo", "fp16", "log_level_replica",
+    "log_on_each_node", "dispatch_batches", "split_batches", "load_best_model_at_end", "do_train",
+)
+# These do what they say in every command.
+EVERYWHERE = (
+    "output_dir", "overwrite_output_dir", "do_eval", "do_predict", "per_device_eval_batch_size",
+    "log_level", "no_cuda", "use_cpu", "seed", "disable_tqdm", "tf32", "report_to", "push_to_hub", "hub_model_id",
+    "hub_token", "hub_private_repo", "push_to_hub_model_id", "push_to_hub_organization", "push_to_hub_token",
+    "use_ipex", "bf16", "ddp_backend", "ddp_timeout",
+)
+# fmt: on
+
+_OWN_EVALUATION = "questions are evaluated batch by batch through the project's own loop"
+_OTHER_MACHINES = "it is for machines of another kind"
+_ONE_SAVER = "a checkpoint is written once, by the first process, in safetensors, with all that it takes to go on"
+NO_EFFECT = {
+    **dict.fromkeys(
+        (
+            *("prediction_loss_only", "eval_accumulation_steps", "jit_mode_eval", "label_names"),
+            *("use_legacy_prediction_loop", "include_inputs_for_metrics", "eval_do_concat_batches"),
+            *("batch_eval_metrics", "eval_use_gather_object"),
+        ),
+        _OWN_EVALUATION,
+    ),
+    **dict.fromkeys(("tpu_num_cores", "tpu_metrics_debug", "mp_parameters"), _OTHER_MACHINES),
+    **dict.fromkeys(
+        ("save_safetensors", "save_on_each_node", "save_only_model", "restore_callback_states_from_checkpoint"),
+        _ONE_SAVER,
+    ),
+    **dict.fromkeys(("hub_strategy", "hub_always_push"), "the finished model is sent, once"),
+    **dict.fromkeys(("fp16_opt_level", "fp16_backend"), "mixed precision is that of torch"),
+    "local_rank": "processes are numbered by torchrun or accelerate launch",
+    "past_index": "question-answering models keep no past",
+    "remove_unused_columns": "batches hold what the model takes",
+    "length_column_name": "lengths are those of the features",
+    "greater_is_better": "no best checkpoint is kept; see --lr_scheduler_kwargs for reduce_lr_on_plateau",
+    "optim_target_modules": "it is for GaLore, which is not installed",
+    "ray_scope": "nothing is searched for",
+    "include_tokens_per_second": "INC's loop does not count them",
+    "eval_on_start": "INC's loop evaluates after a step; evaluate the model in a run without --do_train",
+}
+REFUSED = {
+    **dict.fromkeys(
+        ("per_gpu_train_batch_size", "per_gpu_eval_batch_size"),
+        "give --per_device_train_batch_size or --per_device_eval_batch_size",
+    ),
+    **dict.fromkeys(
+        ("fsdp", "fsdp_min_num_params", "fsdp_config", "fsdp_transformer_layer_cls_to_wrap", "deepspeed"),
+        "INC works on whole models, not on shards; leave it out",
+    ),
+    **dict.fromkeys(("bf16_full_eval", "fp16_full_eval"), "a model is evaluated as it is saved; leave it out"),
+    "use_mps_device": "INC computes on CPUs and NVIDIA GPUs; leave it out",
+    "label_smoothing_factor": "the loss on start and end positions knows no smoothing; leave it out",
+    "half_precision_backend": "mixed precision is that of torch; leave it out",
+    "auto_find_batch_size": "pruning and checkpoints count steps of one batch size; give the one that fits",
+    "use_liger_kernel": "its kernels are for decoders; leave it out",
+}
+# Optimizers of `--optim` by the package that they come from, as Python imports it.
+OPTIMIZERS = {
+    None: ("adamw_hf", "adamw_torch", "adamw_torch_fused", "adafactor", "sgd", "adagrad", "rmsprop"),
+    "torch_xla": ("adamw_torch_xla",),
+    "torch_npu": ("adamw_torch_npu_fused",),
+    "apex": ("adamw_apex_fused",),
+    "torchdistx": ("adamw_anyprecision",),
+    "torchao": ("adamw_torch_4bit",),
+    "bitsandbytes": (
+        *("adamw_bnb_8bit", "adamw_8bit", "ademamix", "ademamix_8bit", "lion_8bit", "lion_32bit", "paged_adamw_32bit"),
+        *("paged_adamw_8bit", "paged_ademamix_32bit", "paged_ademamix_8bit", "paged_lion_32bit", "paged_lion_8bit"),
+        *("rmsprop_bnb", "rmsprop_bnb_8bit", "rmsprop_bnb_32bit"),
+    ),
+    "galore_torch": (
+        *("galore_adamw", "galore_adamw_8bit", "galore_adafactor", "galore_adamw_layerwise"),
+        *("galore_adamw_8bit_layerwise", "galore_adafactor_layerwise"),
+    ),
+    "lomo_optim": ("lomo", "adalomo"),
+    "grokadamw": ("grokadamw",),
+    "schedulefree": ("schedule_free_adamw", "schedule_free_sgd"),
+}
+# Arguments of ours that do something with another flag only.
+OF_COMPRESSION = {
+    "apply_pruning": ("target_sparsity", "start_step", "end_step", "pruning_approach", "pruning_config"),
+    "apply_distillation": ("teacher_model_name_or_path", "generate_teacher_logits", "distillation_config"),
+    "apply_quantization": ("quantization_config",),
+}
+
+
+def _conditions(args):
+    """Return, for arguments that work together with another one only, whether they do, and with what."""
+    tensorboard, trackers = "tensorboard" in args.report_to, set(args.report_to) - {"tensorboard"}
+    several, plateau = args.world_size > 1, args.lr_scheduler_type == "reduce_lr_on_plateau"
+    gpu = not args.use_cpu
+    # Plain AdamW and its like take no arguments by name.
+    takes_arguments = args.optim not in OPTIMIZERS[None]
+    return {
+        "eval_steps": (args.eval_strategy == "steps", "--eval_strategy steps"),
+        "eval_delay": (args.eval_strategy != "no", "--eval_strategy"),
+        "save_steps": (args.save_strategy == "steps", "--save_strategy steps"),
+        "save_total_limit": (args.save_strategy != "no", "--save_strategy"),
+        "logging_steps": (args.logging_strategy == "steps", "--logging_strategy steps"),
+        "logging_dir": (tensorboard, "--report_to tensorboard"),
+        "run_name": (bool(trackers), "a tracker in --report_to that names its runs"),
+        "metric_for_best_model": (plateau, "--lr_scheduler_type reduce_lr_on_plateau"),
+        "num_train_epochs": (args.max_steps <= 0, "a training whose --max_steps is left out"),
+        "warmup_ratio": (args.warmup_steps == 0, "a training whose --warmup_steps is left out"),
+        "optim_args": (takes_arguments, "an --optim that takes arguments of its own"),
+        "gradient_checkpointing_kwargs": (args.gradient_checkpointing, "--gradient_checkpointing"),
+        "dataloader_persistent_workers": (args.dataloader_num_workers > 0, "--dataloader_num_workers"),
+        "torch_empty_cache_steps": (gpu, "a GPU"),
+        "dataloader_pin_memory": (gpu, "a GPU"),
+        **dict.fromkeys(
+            (
+                *("ddp_backend", "ddp_find_unused_parameters", "ddp_bucket_cap_mb", "ddp_broadcast_buffers"),
+                *("ddp_timeout", "log_level_replica", "log_on_each_node"),
+            ),
+            (several, "several processes"),
+        ),
+        **dict.fromkeys(
+            ("hub_model_id", "hub_token", "hub_private_repo", "push_to_hub_model_id"),
+            (args.push_to_hub, "--push_to_hub"),
+        ),
+    }
+
+
+def _conditions_of_ours(run, trains):
+    model_args, data_args, args, optimization_args = (
+        run.model_args,
+        run.data_args,
+        run.training_args,
+        run.optimization_args,
+    )
+    quantizes = getattr(optimization_args, "apply_quantization", False)
+    static = quantizes and not trains and getattr(optimization_args, "quantization_approach", "static") == "static"
+    saves = trains or quantizes or hasattr(optimization_args, "export_format")
+    teacher = getattr(optimization_args, "teacher_model_name_or_path", None)
+    of_models = (model_args.model_name_or_path, model_args.config_name, model_args.tokenizer_name, teacher)
+    on_hub = any(name is not None and kind_of(name) is None for name in (*of_models, data_args.dataset_name))
+    return {
+        "model_revision": (on_hub, "a model on the hub"),
+        "use_auth_token": (on_hub, "a model or a data set on the hub"),
+        "dataset_config_name": (data_args.dataset_name is not None, "--dataset_name"),
+        "null_score_diff_threshold": (data_args.version_2_with_negative, "--version_2_with_negative"),
+        **dict.fromkeys(("validation_file", "max_eval_samples"), (args.do_eval, "--do_eval")),
+        **dict.fromkeys(("test_file", "max_predict_samples"), (args.do_predict, "--do_predict")),
+        **dict.fromkeys(("train_file", "max_train_samples"), (trains or static, "a training or a calibration")),
+        "num_calibration_samples": (static, "a static quantization"),
+        **dict.fromkeys(("quantization_approach", "use_ipex", "bf16"), (quantizes, "--apply_quantization")),
+        "verify_loading": (saves, "a model that is saved"),
+    }
+
+
+def _asked(run):
+    groups = (run.model_args, run.data_args, run.training_args, run.optimization_args)
+    everything = [(group, each) for group in groups for each in fields(group)]
+    given = run.optimization_args.given
+    return [
+        each.name for group, each in everything if each.name in given and getattr(group, each.name) != each.default
+    ]
+
+
+def check_effects(run, trains=False):
+    """Refuse arguments that ask for what cannot be done here, or for a part of what is not asked for.
+
+    Args:
+        run: `Run` with its arguments.
+        trains: whether it trains.
+
+    Raises:
+        UsageError: there is such an argument.
+    """
+    for name in _asked(run):
+        if name in REFUSED:
+            raise UsageError(f"--{name} does not work here: {REFUSED[name]}")
+    for flag, names in OF_COMPRESSION.items():
+        for name in names:
+            if name in run.optimization_args.given and not getattr(run.optimization_args, flag):
+                value = getattr(run.optimization_args, name)
+                raise UsageError(f"--{name} {value} is given without --{flag}; add that flag or drop this one")
+    if trains:
+        _check_training(run.training_args)
+    elif run.training_args.fp16:
+        raise UsageError("--fp16 is for trainings on a GPU, and nothing is trained here; leave it out")
+
+
+def note_effects(run, trains=False):
+    """Name, in a line each, the arguments of a run that do nothing in it; parameters as in `check_effects`."""
+    for name in sorted(run.optimization_args.given & NO_EFFECT.keys()):
+        print(f"note: --{name} has no effect: {NO_EFFECT[name]}")
+    conditions = _conditions(run.training_args) | _conditions_of_ours(run, trains)
+    for name in _asked(run):
+        works, companion = conditions.get(name, (True, ""))
+        if name in OF_TRAINING and not trains:
+            print(f"note: --{name} has no effect: nothing is trained here")
+        elif not works:
+            print(f"note: --{name} has no effect without {companion}")
+
+
+def _check_training(args):
+    if args.fp16 and args.use_cpu:
+        raise UsageError("--fp16 is for GPUs, and this run is on a CPU; leave it out")
+    if (args.gradient_checkpointing_kwargs or {}).get("use_reentrant"):
+        raise UsageError(
+            "--gradient_checkpointing_kwargs: with use_reentrant the weights come out differently; leave it out"
+        )
+    package = next(package for package, names in OPTIMIZERS.items() if args.optim in names)
+    if package is not None and find_spec(package) is None:
+        raise UsageError(
+            f"--optim {args.optim.value} needs the package {package}, which is not installed; choose from "
+            f"{', '.join(OPTIMIZERS[None])}"
+        )
+    if args.lr_scheduler_type == "reduce_lr_on_plateau":
+        metric, mode = args.metric_for_best_model, (args.lr_scheduler_kwargs or {}).get("mode")
+        if metric.removeprefix("eval_") not in ("f1", "exact_match", "exact") or mode != "max":
+            raise UsageError(
+                "--lr_scheduler_type reduce_lr_on_plateau waits for a score to stop rising: give "
+                '--metric_for_best_model f1 and --lr_scheduler_kwargs \'{"mode": "max"}\''
+            )

@@ -1,0 +1,145 @@
+"""`QuestionAnsweringINCTrainer` in a script of one's own, as in the transformers example, and what its import does."""
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from conftest import ROOT, SAMPLE
+
+pytestmark = pytest.mark.recipe
+
+SPEED = {"runtime", "samples_per_second", "steps_per_second"}
+
+
+@pytest.fixture(scope="module")
+def questions():
+    """Ten examples and their features, which have label ids."""
+    from transformers import AutoTokenizer
+
+    from qa.questions.examples import read_examples
+    from qa.questions.features import dataset_of, prepare_features
+    from qa.start.arguments import DataTrainingArguments
+
+    tokenizer = AutoTokenizer.from_pretrained(SAMPLE / "distilbert-qa")
+    examples = dataset_of(read_examples(SAMPLE / "train.json", "train", 10))
+    return (
+        tokenizer,
+        examples,
+        prepare_features(examples, tokenizer, DataTrainingArguments(max_seq_length=128, doc_stride=32)),
+    )
+
+
+@pytest.fixture
+def trainer_of(questions, tmp_path):
+    """Return a function that makes a trainer as a script of one's own would."""
+    from neural_compressor import QuantizationAwareTrainingConfig
+    from transformers import AutoModelForQuestionAnswering, DataCollatorWithPadding, TrainingArguments
+
+    from trainer_qa import QuestionAnsweringINCTrainer
+
+    def make(arguments=(), **kwargs):
+        tokenizer, examples, features = questions
+        return QuestionAnsweringINCTrainer(
+            model=AutoModelForQuestionAnswering.from_pretrained(SAMPLE / "distilbert-qa"),
+            args=TrainingArguments(
+                output_dir=str(tmp_path / "out"), use_cpu=True, report_to=[], **{"do_train": True, **dict(arguments)}
+            ),
+            train_dataset=features,
+            eval_dataset=features,
+            eval_examples=examples,
+            tokenizer=tokenizer,
+            data_collator=DataCollatorWithPadding(tokenizer),
+            quantization_config=QuantizationAwareTrainingConfig(),
+            **kwargs,
+        )
+
+    return make
+
+
+def test_a_script_of_ones_own_trains_without_calibration_and_leaves_the_state(trainer_of, tmp_path):
+    (tmp_path / "out" / "checkpoint-1-best").mkdir(parents=True)
+    trainer = trainer_of({"max_steps": 3, "save_steps": 1, "save_total_limit": 1, "logging_steps": 1})
+    assert len(trainer.calibration.lengths) == len(trainer.train_dataset)
+    trainer.train()
+    state = json.loads((tmp_path / "out" / "trainer_state.json").read_text(encoding="utf-8"))
+    assert state["global_step"] == 3
+    assert [entry["step"] for entry in state["log_history"] if "loss" in entry] == [1, 2, 3]
+    # Of the checkpoints only those that a run writes are counted, and removed.
+    assert sorted(path.name for path in (tmp_path / "out").glob("checkpoint-*")) == [
+        "checkpoint-1-best",
+        "checkpoint-3",
+    ]
+    assert {f"eval_{name}" for name in SPEED} == trainer.evaluate().keys() - {"epoch"}
+
+
+def test_compression_without_do_train_is_refused(trainer_of):
+    with pytest.raises(ValueError, match="do_train=True"):
+        trainer_of({"do_train": False}).train()
+
+
+def test_without_post_processing_predictions_are_logits_and_labels(trainer_of, questions):
+    from qa.models.passes import Batches, predict_logits
+
+    tokenizer, examples, features = questions
+    trainer = trainer_of({"do_train": False})
+    output = trainer.predict(features, examples)
+    expected = predict_logits(trainer.model.eval(), Batches(features, tokenizer, 8))
+    assert all(np.array_equal(found, right) for found, right in zip(output.predictions, expected, strict=True))
+    for found, name in zip(output.label_ids, ("start_positions", "end_positions"), strict=True):
+        assert found.tolist() == features[name]
+    assert output.metrics.keys() == {f"test_{name}" for name in SPEED}
+    assert trainer.predict(features.remove_columns("start_positions"), examples).label_ids is None
+
+
+@pytest.mark.parametrize("takes_stage", [True, False], ids=["four arguments", "three arguments"])
+def test_post_processing_is_told_the_stage_if_it_asks(takes_stage, trainer_of, questions):
+    from transformers import EvalPrediction
+
+    _, examples, features = questions
+    calls = []
+
+    def three(examples, features, predictions):
+        calls.append((len(examples), len(features), len(predictions)))
+        return EvalPrediction(predictions=["Ann"], label_ids=["Bob"])
+
+    def four(examples, features, predictions, stage="never"):
+        calls.append(stage)
+        return EvalPrediction(predictions=["Ann"], label_ids=["Bob"])
+
+    trainer = trainer_of(
+        {"do_train": False},
+        post_process_function=four if takes_stage else three,
+        compute_metrics=lambda prediction: {"f1": len(prediction.predictions) + 49.0},
+    )
+    metrics = trainer.evaluate()
+    output = trainer.predict(features, examples, metric_key_prefix="mine")
+    assert calls == (["eval", "predict"] if takes_stage else [(len(examples), len(features), 2)] * 2)
+    assert (output.predictions, output.label_ids) == (["Ann"], ["Bob"])
+    assert (metrics["eval_f1"], output.metrics["mine_f1"]) == (50.0, 50.0)
+    assert metrics["eval_steps_per_second"] > 0
+
+
+IMPORTS = """
+import logging, os, signal
+import torch
+def state():
+    handlers = {number: signal.getsignal(number) for number in signal.valid_signals()}
+    root = logging.root.level, list(logging.root.handlers), logging.getLoggerClass()
+    return dict(os.environ), handlers, root, torch.get_num_threads(), torch.get_rng_state().tolist(), os.getcwd()
+before = state()
+import utils_qa
+assert state() == before, "utils_qa"
+import trainer_qa
+for was, now in zip(before, state()):
+    assert was == now, (was, now)
+"""
+
+
+def test_importing_changes_nothing_in_the_process():
+    environment = {"PATH": "/usr/bin:/bin", "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1"}
+    finished = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", IMPORTS], env=environment, capture_output=True, text=True, timeout=300
+    )
+    assert finished.returncode == 0, finished.stderr[-2000:]
