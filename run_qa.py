@@ -196,7 +196,6 @@ def train(run, model, teacher, prepared, evaluated):
     configs = compression_of(run, model, teacher, features)
     data_args, training_args, tokenizer = run.data_args, run.training_args, run.tokenizer
     parameters = sum(weights.numel() for weights in model.parameters())
-<<<<<<< HEAD
     if teacher is not None:
         cache_dir, theirs = run.model_args.cache_dir, run.teacher_tokenizer
         with training_args.main_process_first():
@@ -206,12 +205,6 @@ def train(run, model, teacher, prepared, evaluated):
             features = add_teacher_logits(features, teacher, theirs, size, cache_dir, device, seen)
         else:
             features = add_teacher_types(features, seen, teacher)
-    calibration = features.shuffle(seed=training_args.seed).select(range(min(len(features), CALIBRATION_FEATURES)))
-=======
-    if run.optimization_args.generate_teacher_logits:
-        size, device = training_args.per_device_eval_batch_size, training_args.device
-        features = add_teacher_logits(features, teacher, tokenizer, size, run.model_args.cache_dir, device)
->>>>>>> trainer
     questions = evaluated.get("eval")
     trainer = QuestionAnsweringINCTrainer(
         model=model,

@@ -13,20 +13,6 @@ from pathlib import Path
 from qa.corrections.imports import process_as_it_was
 from qa.corrections.ipex import without_ipex
 
-<<<<<<< HEAD
-from qa.compression.distillation import distillation_loss, inputs_of_teacher
-from qa.compression.fake_quant import calibrate_observers, observe_together, observers_at_rest
-from qa.compression.pruning import check_pruners, pruner_state, restore_pruner, scores_by_gradients
-from qa.corrections.inc import align_weight_quantizers, count_masks_once, loading_instructions
-from qa.models.compressed import drop_stale_weights, load_pickled
-from qa.models.inputs import TEACHER_TYPES
-from qa.models.passes import Batches, predict_logits
-from qa.start.errors import UsageError
-from qa.start.output import RUN_FILE, read_run, write_text, written_beside
-from qa.start.processes import gather
-from qa.training.batches import MASKED_LOGIT, TrainingOrder, features_per_epoch, share_of_last_batch
-from qa.training.callbacks import BeforeConversion, FrozenRanges, LossSoFar, StopOnSignal, TensorBoard
-=======
 with process_as_it_was(), without_ipex():
     import pyarrow.compute as pc
     import torch
@@ -39,10 +25,12 @@ with process_as_it_was(), without_ipex():
     from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, PredictionOutput, speed_metrics
     from transformers.utils import SAFE_WEIGHTS_NAME
 
+    from qa.compression.distillation import distillation_loss, inputs_of_teacher
     from qa.compression.fake_quant import calibrate_observers, observe_together, observers_at_rest
-    from qa.compression.pruning import pruner_state, restore_pruner, scores_by_gradients
+    from qa.compression.pruning import check_pruners, pruner_state, restore_pruner, scores_by_gradients
     from qa.corrections.inc import align_weight_quantizers, count_masks_once, loading_instructions
     from qa.models.compressed import drop_stale_weights, load_pickled
+    from qa.models.inputs import TEACHER_TYPES
     from qa.models.passes import Batches, predict_logits
     from qa.start.errors import UsageError
     from qa.start.output import RUN_FILE, is_written, read_run, write_text, written_beside
@@ -57,7 +45,6 @@ with process_as_it_was(), without_ipex():
         share_of_last_batch,
     )
     from qa.training.callbacks import BeforeConversion, FrozenRanges, LossSoFar, SameTwice, StopOnSignal, TensorBoard
->>>>>>> trainer
 
 # File of a checkpoint with what neither model nor optimizer knows: pruners, random generators, the loss so far.
 PROGRESS_NAME = "progress.pt"
@@ -101,12 +88,9 @@ class QuestionAnsweringINCTrainer(INCTrainer):
             # On a processor with bf16 INC puts the operators that stay in fp32 into bf16, and then cannot load them.
             self._compression_manager.adaptor.use_bf16 = False
             self.add_callback(FrozenRanges(self))
-<<<<<<< HEAD
-        check_pruners(self._pruners)
-=======
             calibration = calibration or calibration_batches(self.train_dataset, self.tokenizer, self.args.seed)
         self.calibration = calibration
->>>>>>> trainer
+        check_pruners(self._pruners)
         for pruner in self._pruners:
             count_masks_once(pruner)
         self.add_callback(BeforeConversion(self))

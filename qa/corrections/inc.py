@@ -15,7 +15,6 @@ import traceback
 import types
 
 import torch
-from neural_compressor import quantization
 from neural_compressor.compression.pruner.patterns.base import SparsityInfo
 from neural_compressor.compression.pruner.patterns.nxm import PytorchPatternNxM
 from torch.ao.quantization import FakeQuantize
@@ -147,31 +146,3 @@ def loading_instructions(q_config):
         "fx_sub_module_list": q_config["sub_module_list"],
         "op": operators,
     }
-
-
-@contextlib.contextmanager
-def crashes_come_through():
-    """Raise at the end of this context what went wrong in INC's `fit`, which prints it and returns no model.
-
-    It returns none as well where no trial met the accuracy criterion, and nothing could tell the two apart.
-    """
-    plain, crashes = quantization.time_limit, []
-
-    @contextlib.contextmanager
-    def time_limit(seconds):
-        try:
-            with plain(seconds):
-                yield
-        except Exception as error:  # taken out of the hands of `fit`, which would print the whole stack
-            crashes.append(error)
-
-    quantization.time_limit = time_limit
-    try:
-        yield
-    except RuntimeError:  # optimum-intel's word for no model
-        if not crashes:
-            raise
-    finally:
-        quantization.time_limit = plain
-    if crashes:
-        raise crashes[0]

@@ -10,12 +10,9 @@ import math
 import torch
 from transformers.trainer_pt_utils import LengthGroupedSampler
 
-<<<<<<< HEAD
 from qa.models.inputs import TEACHER_TYPES
-=======
 from qa.models.passes import Batches
 from qa.start.errors import UsageError
->>>>>>> trainer
 
 # Stands for "no probability" in masked logits. Minus infinity would turn 0 * -inf into NaN in the loss.
 MASKED_LOGIT = -1e9
