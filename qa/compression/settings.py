@@ -48,7 +48,7 @@ def _compiled(text):
 
 def _checked_pattern(text):
     blocks = re.fullmatch(r"(tile_pattern_)?(channelx1|1xchannel|[1-9]\d{0,3}x[1-9]\d{0,3})", text, re.ASCII)
-    if not (blocks or 0 < share_of_pattern(text) < 1):
+    if not (blocks or text == "mha" or 0 < share_of_pattern(text) < 1):
         raise ValueError
     return text.removeprefix("tile_pattern_")
 
@@ -86,7 +86,7 @@ _Approach = Literal[PRUNING_APPROACHES]
 _Pattern = Annotated[
     str,
     AfterValidator(_checked_pattern),
-    Field(description="NxM (as 4x1), channelx1, 1xchannel, or N:M with N below M (as 2:4)"),
+    Field(description="NxM (as 4x1), channelx1, 1xchannel, mha, or N:M with N below M (as 2:4)"),
 ]
 _Types = Annotated[list[Literal["Conv", "Linear"]], Field(min_length=1)]
 # INC's `hawq_v2` needs a Python function, and 3.7.1 comes without `tpe`.
@@ -174,6 +174,8 @@ class Pruning(Pruner):
     """What holds everywhere, and what for some operators."""
 
     pruning_configs: list[Pruner] = Field(None, description="a list of mappings")
+    # Arguments of INC's parse_auto_slim_config: shares of heads and of feed-forward channels.
+    auto_slim: _mapping(mha_sparsity=_Share, ffn2_sparsity=_Share) = None
 
 
 class Loss(_Mapping):
@@ -188,6 +190,12 @@ class Distillation(Loss):
     """The same keys, flat or as INC nests them itself."""
 
     criterion: _mapping(KnowledgeDistillationLoss=Loss) = None
+    # Ours: a loss between hidden states.
+    intermediate: _mapping(
+        layers=Annotated[list[_Step], Field(min_length=1)],
+        loss=Literal["MSE"],
+        weight=_number(float, "a number above 0", gt=0),
+    ) = None
 
 
 # INC's older layout, in which one file held everything. First what it calls otherwise.
@@ -429,7 +437,8 @@ def pruning_settings(path=CONFIG_DIR / "prune.yml"):
         Keyword arguments for `WeightPruningConfig` as plain values. `pruning_configs`, `op_names` and
         `excluded_op_names` are always there, since INC writes into its own defaults; so are `start_step` and
         `end_step`, and zero, with `pattern_lock`. The older layout may bring `start_epoch` and `end_epoch` in their
-        place, which `schedule.py` turns into steps.
+        place, which `schedule.py` turns into steps. Shares of heads and channels to take out, that of a
+        `pattern: mha` among them, are in `auto_slim`, if there are any.
 
     Raises:
         UsageError: the file cannot be read, a key or value in it is not allowed, or two values do not go together;
@@ -444,6 +453,7 @@ def pruning_settings(path=CONFIG_DIR / "prune.yml"):
         # What held in that layout for a file that does not say.
         settings = {"pruning_type": "magnitude", "pattern": "1x1", **old}
         settings |= pruners[0] if len(pruners) == 1 else {"pruning_configs": pruners}
+    settings = _heads_to_auto_slim(file, settings)
     for part in (settings, *settings.get("pruning_configs", [])):
         if is_locked({**settings, **part}):
             if file.older:  # such files gave a schedule here too; it meant nothing, and today INC refuses it
@@ -455,6 +465,49 @@ def pruning_settings(path=CONFIG_DIR / "prune.yml"):
         check_pruner(pruner, functools.partial(file.named, index=index))
     file.show_older_layout(settings)
     return {"pruning_configs": [], "op_names": [], "excluded_op_names": [], **settings}
+
+
+def _heads_to_auto_slim(file, settings):
+    """Move what INC's pattern `mha` asks for to `auto_slim`, which says the same of heads."""
+    slim, kept = dict(settings.get("auto_slim", {})), []
+    for index, part in [(None, settings), *enumerate(settings.get("pruning_configs", []))]:
+        if part.get("pattern") == "mha":
+            name = file.named("pattern", index)
+            if "mha_sparsity" in slim:
+                raise UsageError(f"{name} is mha, but the share of heads stands elsewhere in this file too; keep one")
+            if "target_sparsity" not in {**settings, **part}:
+                raise UsageError(f"{name} is mha; give target_sparsity as well, the share of heads to take out")
+            slim["mha_sparsity"] = {**settings, **part}["target_sparsity"]
+        elif index is not None:
+            kept.append(part)
+    if not slim:
+        return settings
+    heads_only = ("pattern", "target_sparsity") if settings.get("pattern") == "mha" else ()
+    rest = {key: value for key, value in settings.items() if key not in heads_only}
+    return {**rest, "pruning_configs": kept, "auto_slim": slim}
+
+
+def settings_for_slimming(optimization_args):
+    """Find out which shares of heads and channels go, and whether weights are set to zero as well.
+
+    Args:
+        optimization_args: `OptimizationArguments` as parsed, with --apply_pruning.
+
+    Returns:
+        `(shares, zeros)`: dictionary of `heads` and `channels`, flags before the YAML file, empty if none go; and
+        whether there shall be zeros: where something is taken out, only if flags or file ask for them.
+    """
+    file = {}
+    if optimization_args.pruning_config is not None:
+        file = pruning_settings(find_config(optimization_args.pruning_config, "pruning_config"))
+    shares = {"heads": optimization_args.prune_heads, "channels": optimization_args.prune_ffn}
+    for name, key in (("heads", "mha_sparsity"), ("channels", "ffn2_sparsity")):
+        if shares[name] is None:
+            shares[name] = file.get("auto_slim", {}).get(key, 0.0)
+    if not any(shares.values()):
+        return {}, True
+    asked = {"target_sparsity", "pruning_approach"} & optimization_args.given
+    return shares, bool(asked or "target_sparsity" in file or file.get("pruning_configs"))
 
 
 def settings_for_pruning(optimization_args):
@@ -472,6 +525,7 @@ def settings_for_pruning(optimization_args):
     locked = optimization_args.pruning_approach == "pattern_lock"
     default = CONFIG_DIR / ("prune_pattern_lock.yml" if locked else "prune.yml")
     settings = pruning_settings(find_config(optimization_args.pruning_config or default, "pruning_config"))
+    settings.pop("auto_slim", None)  # see `settings_for_slimming`
     if optimization_args.pruning_config is None and optimization_args.pruning_approach.endswith("_progressive"):
         settings["pattern"] = "4x1"  # single weights are no blocks that could be filled little by little
     flags = ("pruning_approach", "target_sparsity", "start_step", "end_step")
@@ -487,7 +541,8 @@ def distillation_settings(path=CONFIG_DIR / "distillation.yml"):
         path: YAML file after `Distillation`, or in INC's older layout.
 
     Returns:
-        Dictionary of `temperature`, `loss_types` and `loss_weights`, with INC's defaults for what the file leaves out.
+        Dictionary of `temperature`, `loss_types` and `loss_weights`, with INC's defaults for what the file leaves out;
+        and `intermediate` with `loss`, `weight` and, if the file names them, `layers`, where it has that section.
 
     Raises:
         UsageError: the file cannot be read, or a key or value in it is not allowed; the message has the line.
@@ -500,6 +555,8 @@ def distillation_settings(path=CONFIG_DIR / "distillation.yml"):
     }
     file.show_older_layout(given)
     settings = {"temperature": 1.0, "loss_types": ["CE", "CE"], "loss_weights": [0.5, 0.5], **given}
+    if "intermediate" in settings:
+        settings["intermediate"] = {"loss": "MSE", "weight": 1.0, **settings["intermediate"]}
     place = {trail[-1]: f"{file.path}, line {line}: " for trail, (line, _) in file.lines.items() if trail}
     if sum(settings["loss_weights"]) != 1:  # INC compares exactly, too; two decimals that sum to 1 do so as floats
         raise UsageError(f"{place['loss_weights']}loss_weights is {settings['loss_weights']}; give two that sum to 1")

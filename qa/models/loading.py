@@ -176,6 +176,9 @@ def check_teacher(name, tokenizer, model_args, data_args):
         model_args: `ModelArguments`.
         data_args: `DataTrainingArguments`.
 
+    Returns:
+        The teacher's configuration.
+
     Raises:
         UsageError: the teacher cannot be loaded, has no question-answering head, another vocabulary, or is too short.
     """
@@ -193,6 +196,7 @@ def check_teacher(name, tokenizer, model_args, data_args):
             f"{len(theirs.items() & ours.items())} in common); use a teacher with the same tokenizer"
         )
     _refuse_misfit(config, flag, name, tokenizer, data_args)
+    return config
 
 
 def from_pretrained(auto_class, flag, name, model_args, **kwargs):

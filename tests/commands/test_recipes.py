@@ -25,7 +25,7 @@ pytestmark = pytest.mark.recipe
 def commands():
     """Return {heading: words} of the recipes."""
     found = {}
-    for page in (ROOT / "README.md", ROOT / "docs" / "export.md"):
+    for page in (ROOT / "README.md", ROOT / "docs" / "export.md", ROOT / "docs" / "slimming.md"):
         for section in re.split(r"^##+ ", page.read_text(encoding="utf-8"), flags=re.MULTILINE)[1:]:
             heading, body = section.split("\n", 1)
             for block in re.findall(r"```bash\n(python (?:run|export)_qa.*?)```", body, flags=re.DOTALL):
