@@ -27,9 +27,8 @@ RECIPES = {
     "distillation": TEACHER,
     "all three": (
         *("--apply_quantization", "--apply_pruning", "--pruning_approach", "snip_momentum_progressive"),
-        *(*TEACHER, "--generate_teacher_logits"),
+        *("--prune_heads", "0.5", "--prune_ffn", "0.5", *TEACHER, "--generate_teacher_logits"),
     ),
-    "heads and channels": ("--apply_pruning", "--prune_heads", "0.5", "--prune_ffn", "0.5", "--apply_quantization"),
     **{
         f"pruning, {approach}": ("--apply_pruning", "--target_sparsity", "0.5", "--pruning_approach", approach)
         for approach in ("snip_momentum", "magnitude_progressive", "gradient", "pattern_lock")
