@@ -474,7 +474,7 @@ def _heads_to_auto_slim(file, settings):
         if part.get("pattern") == "mha":
             name = file.named("pattern", index)
             if "mha_sparsity" in slim:
-                raise UsageError(f"{name} is mha, but the share of heads stands elsewhere in this file too; keep one")
+                raise UsageError(f"{name} is mha, so the share of heads stands twice in this file; keep one")
             if "target_sparsity" not in {**settings, **part}:
                 raise UsageError(f"{name} is mha; give target_sparsity as well, the share of heads to take out")
             slim["mha_sparsity"] = {**settings, **part}["target_sparsity"]

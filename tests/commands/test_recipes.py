@@ -190,7 +190,9 @@ def test_a_model_without_half_of_its_heads_and_channels_is_a_model_like_any_othe
     assert left["heads"] == left["feed-forward channels"] == left["linear operations a token, millions"] == "50"
     assert_reloads_to_the_same_f1("Half of a model", place)
     context = "The letter was written by Ada in 1843."
-    assert pipeline("question-answering", model=str(folder))(question="When was it written?", context=context)["answer"]
+    assert pipeline("question-answering", model=str(folder))(question="When was it written?", context=context)[
+        "answer"
+    ]
     script, *flags = commands()["Dynamic"]
     names = {"--model_name_or_path": str(folder), "--output_dir": "out/slim-dynamic"}
     for flag, value in names.items():
