@@ -194,7 +194,9 @@ def slim_first(run, model, features, collator, checkpoint):
     by_length = sorted(chosen, key=lambda feature: len(feature["input_ids"]))
     batches = list(DataLoader(by_length, run.training_args.per_device_eval_batch_size, collate_fn=collator))
     model.to(run.training_args.device)
-    show_costs(*slim(model, **run.settings["slimming"], batches=batches, checkpoint=checkpoint))
+    before, after = slim(model, **run.settings["slimming"], batches=batches, checkpoint=checkpoint)
+    if is_first_process():
+        show_costs(before, after)
 
 
 def compression_of(run, model, teacher, features):

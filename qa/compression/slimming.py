@@ -11,6 +11,7 @@ import torch
 from transformers.pytorch_utils import prune_linear_layer
 
 from qa.start.errors import UsageError
+from qa.start.processes import gather
 
 # Feed-forward channels that stay are a multiple of this: kernels work on whole vectors.
 ROUNDED_TO = 32
@@ -136,6 +137,7 @@ def importance(model, batches):
         factors[number] = values.new_ones(len(values), 1, values.shape[-1]).requires_grad_()
         return factors[number]
 
+    model.requires_grad_(False)  # gradients of the weights would double the work
     with _scaled(operators, ones):
         for batch in batches:
             # The model's loss is the mean over the batch.
@@ -148,6 +150,7 @@ def importance(model, batches):
                 if i % 2 == 0:
                     by_unit = by_unit.unflatten(1, (head_sizes[i // 2], -1)).sum(dim=2)
                 scores[i] += by_unit.square().sum(dim=0)
+    model.requires_grad_(True)
     return scores[::2], scores[1::2]
 
 
@@ -313,7 +316,8 @@ def slim(model, heads, channels, batches, checkpoint=None):
             checkpoint is of another cut.
     """
     if checkpoint is None:
-        chosen = choose(model, heads, channels, importance(model, batches))
+        # That of the first process: another machine may round the scores differently.
+        chosen = gather(choose(model, heads, channels, importance(model, batches)))[0]
     else:
         chosen = _cut_of_checkpoint(model, checkpoint, heads, channels)
     before = costs(model)
