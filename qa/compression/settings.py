@@ -468,23 +468,21 @@ def pruning_settings(path=CONFIG_DIR / "prune.yml"):
 
 
 def _heads_to_auto_slim(file, settings):
-    """Move what INC's pattern `mha` asks for to `auto_slim`, which says the same of heads."""
-    slim, kept = dict(settings.get("auto_slim", {})), []
-    for index, part in [(None, settings), *enumerate(settings.get("pruning_configs", []))]:
-        if part.get("pattern") == "mha":
-            name = file.named("pattern", index)
-            if "mha_sparsity" in slim:
-                raise UsageError(f"{name} is mha, so the share of heads stands twice in this file; keep one")
-            if "target_sparsity" not in {**settings, **part}:
-                raise UsageError(f"{name} is mha; give target_sparsity as well, the share of heads to take out")
-            slim["mha_sparsity"] = {**settings, **part}["target_sparsity"]
-        elif index is not None:
-            kept.append(part)
-    if not slim:
+    """Move pruners of INC's pattern `mha` to `auto_slim`, which says the same of heads."""
+    slim, local = dict(settings.get("auto_slim", {})), settings.get("pruning_configs", [])
+    heads = [part for part in local or [{}] if {**settings, **part}.get("pattern") == "mha"]
+    if not heads:
         return settings
-    heads_only = ("pattern", "target_sparsity") if settings.get("pattern") == "mha" else ()
-    rest = {key: value for key, value in settings.items() if key not in heads_only}
-    return {**rest, "pruning_configs": kept, "auto_slim": slim}
+    name = file.named("pattern", local.index(heads[-1]) if local else None)
+    if len(heads) + ("mha_sparsity" in slim) > 1:
+        raise UsageError(f"{name} is mha, so the share of heads stands twice in this file; keep one")
+    slim["mha_sparsity"] = {**settings, **heads[0]}.get("target_sparsity")
+    if slim["mha_sparsity"] is None:
+        raise UsageError(f"{name} is mha; give target_sparsity as well, the share of heads to take out")
+    others = [part for part in local if part is not heads[0]]
+    meant = {"pattern": settings.get("pattern") == "mha", "target_sparsity": not others}  # for the heads alone
+    rest = {key: value for key, value in settings.items() if not meant.get(key)}
+    return {**rest, "pruning_configs": others, "auto_slim": slim}
 
 
 def settings_for_slimming(optimization_args):
