@@ -6,8 +6,8 @@
 
 On several processes with the same words behind `torchrun --nproc_per_node N`, or `accelerate launch`.
 
-Supported: quantization-aware training, nine pruning approaches, heads and feed-forward channels taken out, distillation
-from a live teacher (logits, hidden states) or from its stored logits. Refused: IPEX and bf16 (see
+Supported: quantization-aware training, nine pruning approaches, heads and feed-forward channels taken out, and
+distillation from a live teacher (logits, hidden states) or from its stored logits. Refused: IPEX and bf16 (see
 run_qa_post_training.py), configuration files without the flag that applies them.
 """
 
