@@ -6,8 +6,9 @@
 
 On several processes with the same words behind `torchrun --nproc_per_node N`, or `accelerate launch`.
 
-Supported: quantization-aware training, nine pruning approaches, distillation from a live teacher or from its stored
-logits. Refused: IPEX and bf16 (see run_qa_post_training.py), configuration files without the flag that applies them.
+Supported: quantization-aware training, nine pruning approaches, heads and feed-forward channels taken out, and
+distillation from a live teacher (logits, hidden states) or from its stored logits. Refused: IPEX and bf16 (see
+run_qa_post_training.py), configuration files without the flag that applies them.
 """
 
 import os
@@ -21,6 +22,7 @@ from qa.compression.settings import (
     find_config,
     quantization_settings,
     settings_for_pruning,
+    settings_for_slimming,
 )
 from qa.corrections.ipex import without_ipex
 from qa.corrections.launchers import others_are_missing
@@ -53,6 +55,8 @@ from qa.start.stack import check_stack
 
 __all__ = ["DataTrainingArguments", "ModelArguments", "OptimizationArguments", "main"]
 
+# Training features by which heads and channels are chosen.
+SCORED_FEATURES = 256
 # Share of the training between two points of a report's curve of the loss.
 LOGGED_SHARE = 0.02
 
@@ -74,6 +78,12 @@ class OptimizationArguments(OutcomeArguments):
     pruning_approach: str = field(
         default="snip_momentum",
         metadata={"help": "How weights are chosen, and how fast.", "choices": list(PRUNING_APPROACHES)},
+    )
+    prune_heads: float | None = field(
+        default=None, metadata={"help": "Share of the attention heads to take out before the training (0.5: half)."}
+    )
+    prune_ffn: float | None = field(
+        default=None, metadata={"help": "Share of the feed-forward channels to take out before the training."}
     )
     pruning_config: str | None = field(default=None, metadata={"help": "YAML file with INC's pruning settings."})
     quantization_config: str | None = field(
@@ -121,6 +131,12 @@ def check_optimization(optimization_args, training_args):
         )
     if not 0.0 <= optimization_args.target_sparsity < 1.0:
         raise UsageError(f"--target_sparsity is {optimization_args.target_sparsity}; give a number from 0 to below 1")
+    for flag in ("prune_heads", "prune_ffn"):
+        share = getattr(optimization_args, flag)
+        if share is not None and not optimization_args.apply_pruning:
+            raise UsageError(f"--{flag} is given without --apply_pruning; add that flag")
+        if share is not None and not 0.0 <= share < 1.0:
+            raise UsageError(f"--{flag} is {share}; give a number from 0 to below 1")
     start, end = optimization_args.start_step, optimization_args.end_step
     if start < 0:
         raise UsageError(f"--start_step is {start}; give a whole number of at least 0")
@@ -137,9 +153,55 @@ def settings_of(optimization_args):
     if optimization_args.apply_distillation:
         path = optimization_args.distillation_config or CONFIG_DIR / "distillation.yml"
         settings["distillation"] = distillation_settings(find_config(path, "distillation_config"))
+        for flag in ("apply_quantization", "generate_teacher_logits"):
+            if "intermediate" in settings["distillation"] and getattr(optimization_args, flag):
+                raise UsageError(
+                    f"--{flag} does not go together with the section intermediate of {path}, which needs the hidden "
+                    "states of student and teacher in every step; leave out one of them"
+                )
     if optimization_args.apply_pruning:
-        settings["pruning"] = settings_for_pruning(optimization_args)
+        slimming, zeros = settings_for_slimming(optimization_args)
+        if slimming:
+            settings["slimming"] = slimming
+        if zeros:
+            settings["pruning"] = settings_for_pruning(optimization_args)
     return settings
+
+
+def check_models(run):
+    """Refuse a model that cannot be cut, or a teacher that has nothing to teach it."""
+    if "slimming" in run.settings:
+        from qa.compression.slimming import check_can_be_slimmed
+
+        check_can_be_slimmed(run.config, run.settings["slimming"]["heads"], run.model_args.model_name_or_path)
+    if "distillation" in run.settings:
+        from qa.compression.intermediate import layer_pairs
+
+        name = run.optimization_args.teacher_model_name_or_path
+        run.teacher_tokenizer, teacher_config = check_teacher(name, run.tokenizer, run.model_args)
+        if "intermediate" in run.settings["distillation"]:
+            layer_pairs(run.config, teacher_config, run.settings["distillation"]["intermediate"].get("layers"))
+
+
+def slim_first(run, model, features, collator, checkpoint):
+    """Take heads and channels out of the model, and print what that leaves.
+
+    Args:
+        run, model, features: as in `compression_of`.
+        collator: `FeatureCollator`.
+        checkpoint: folder of the one that the training goes on from, or `None`.
+    """
+    from torch.utils.data import DataLoader
+
+    from qa.compression.slimming import show_costs, slim
+
+    chosen = features.shuffle(seed=run.training_args.seed).select(range(min(len(features), SCORED_FEATURES)))
+    by_length = sorted(chosen, key=lambda feature: len(feature["input_ids"]))
+    batches = list(DataLoader(by_length, run.training_args.per_device_eval_batch_size, collate_fn=collator))
+    model.to(run.training_args.device)
+    before, after = slim(model, **run.settings["slimming"], batches=batches, checkpoint=checkpoint)
+    if is_first_process():
+        show_costs(before, after)
 
 
 def compression_of(run, model, teacher, features):
@@ -152,10 +214,11 @@ def compression_of(run, model, teacher, features):
         features: training features.
 
     Returns:
-        Dictionary of `INCTrainer`'s keywords for configurations.
+        Dictionary of the trainer's keywords for compression.
     """
     from qa.compression.distillation import distillation_config
     from qa.compression.fake_quant import training_quantization_config
+    from qa.compression.intermediate import layer_pairs
     from qa.compression.pruning import pruning_config
     from qa.corrections.deberta import use_plain_dropout
 
@@ -168,6 +231,9 @@ def compression_of(run, model, teacher, features):
     if teacher is not None:
         teacher.to(run.training_args.device)
         configs["distillation_config"] = distillation_config(run.settings["distillation"], teacher)
+        if intermediate := run.settings["distillation"].get("intermediate"):
+            pairs = layer_pairs(model.config, teacher.config, intermediate.get("layers"))
+            configs["intermediate"] = (pairs, intermediate["weight"])
     return configs
 
 
@@ -193,8 +259,13 @@ def train(run, model, teacher, prepared, evaluated):
         from trainer_qa import QuestionAnsweringINCTrainer
 
     features = prepared.features
-    configs = compression_of(run, model, teacher, features)
     data_args, training_args, tokenizer = run.data_args, run.training_args, run.tokenizer
+    collator = FeatureCollator(tokenizer, data_args.fixed_width)
+    # The first process knows: on another machine its newest files may not be seen yet.
+    checkpoint = training_args.resume_from_checkpoint or gather(last_checkpoint(run.output_dir))[0]
+    if "slimming" in run.settings:
+        slim_first(run, model, features, collator, checkpoint)
+    configs = compression_of(run, model, teacher, features)
     parameters = sum(weights.numel() for weights in model.parameters())
     if teacher is not None:
         cache_dir, theirs = run.model_args.cache_dir, run.teacher_tokenizer
@@ -209,7 +280,7 @@ def train(run, model, teacher, prepared, evaluated):
     trainer = QuestionAnsweringINCTrainer(
         model=model,
         args=training_args,
-        data_collator=FeatureCollator(tokenizer, data_args.fixed_width),
+        data_collator=collator,
         train_dataset=features,
         eval_dataset=questions and questions.features,
         eval_examples=questions and questions.examples,
@@ -220,8 +291,7 @@ def train(run, model, teacher, prepared, evaluated):
         task="question-answering",
         **configs,
     )
-    # The first process knows: on another machine its newest files may not be seen yet.
-    trained = trainer.train(training_args.resume_from_checkpoint or gather(last_checkpoint(run.output_dir))[0])
+    trained = trainer.train(checkpoint)
     if is_first_process():
         trainer.save_model(run.output_dir)
     wait_for_all()
@@ -264,8 +334,7 @@ def main():
     if training:
         source = source_of(run.data_args, "train")
         check_for_training(run.examples["train"], source, run.data_args.version_2_with_negative)
-    if teacher_name:
-        run.teacher_tokenizer = check_teacher(teacher_name, run.tokenizer, model_args)
+    check_models(run)
 
     # The heavy libraries are loaded only now that nothing more can be said about the input.
     ask_about_processor()

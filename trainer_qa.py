@@ -27,6 +27,7 @@ with process_as_it_was(), without_ipex():
 
     from qa.compression.distillation import distillation_loss, inputs_of_teacher
     from qa.compression.fake_quant import calibrate_observers, observe_together, observers_at_rest
+    from qa.compression.intermediate import intermediate_loss
     from qa.compression.pruning import check_pruners, pruner_state, restore_pruner, scores_by_gradients
     from qa.corrections.inc import align_weight_quantizers, count_masks_once, loading_instructions
     from qa.models.compressed import drop_stale_weights, load_pickled
@@ -48,6 +49,8 @@ with process_as_it_was(), without_ipex():
 
 # File of a checkpoint with what neither model nor optimizer knows: pruners, random generators, the loss so far.
 PROGRESS_NAME = "progress.pt"
+# What a distilled student's loss is made of, the last only with losses between intermediate layers.
+LOSS_PARTS = ("loss_student", "loss_distillation", "loss_intermediate")
 
 
 def _random_state():
@@ -70,17 +73,22 @@ class QuestionAnsweringINCTrainer(INCTrainer):
         post_process_function: `(examples, features, (start_logits, end_logits), stage)` -> predictions, as
             `compute_metrics` takes them; `stage`, which it may leave out, is `eval` or `predict`. Without a function
             predictions are the logits, and nothing is scored.
+        intermediate: `(pairs, weight)` of hidden states to compare with the teacher's, from `layer_pairs`, and what
+            their loss counts; `None`: none.
         calibration: `Batches` of training features that activation ranges are taken from (quantization only); some
             are drawn if `None`.
         args, kwargs: those of `INCTrainer`. `compute_metrics` takes what `post_process_function` returns, and
             `processing_class` is the tokenizer, which evaluation pads with.
     """
 
-    def __init__(self, *args, eval_examples=None, post_process_function=None, calibration=None, **kwargs):
+    def __init__(
+        self, *args, eval_examples=None, post_process_function=None, calibration=None, intermediate=None, **kwargs
+    ):
         super().__init__(*args, **kwargs)
+        self.intermediate = intermediate
         self.eval_examples = eval_examples
         self.post_process_function = post_process_function
-        self._loss_parts = []  # (2,) tensors, student and distillation loss of each batch since the last log
+        self._loss_parts = []  # one tensor for each batch since the last log, the losses in the order of LOSS_PARTS
         if self.distillation_config is not None:
             self.distillation_config.teacher_model.requires_grad_(False).eval()
         self._quantizing = self.quantization_config is not None and self._compression_manager is not None
@@ -166,6 +174,8 @@ class QuestionAnsweringINCTrainer(INCTrainer):
         if self.is_world_process_zero():
             with written_beside(self.args.output_dir, name) as folder:
                 save_model(self.model, folder / SAFE_WEIGHTS_NAME)
+                # Where heads and channels were taken out, it tells which.
+                self.model.config.save_pretrained(folder)
                 torch.save(self.optimizer.state_dict(), folder / OPTIMIZER_NAME)
                 torch.save(self.lr_scheduler.state_dict(), folder / SCHEDULER_NAME)
                 torch.save(progress, folder / PROGRESS_NAME)
@@ -261,8 +271,9 @@ class QuestionAnsweringINCTrainer(INCTrainer):
             losses = gather(logs["train_loss"])
             logs["train_loss"] = sum(losses) / len(losses)
         if "loss" in logs and self._loss_parts:
-            means = self._nested_gather(torch.stack(self._loss_parts).mean(dim=0)).view(-1, 2).mean(dim=0)
-            logs["loss_student"], logs["loss_distillation"] = (round(mean, 4) for mean in means.tolist())
+            means = torch.stack(self._loss_parts).mean(dim=0)
+            means = self._nested_gather(means).view(-1, len(means)).mean(dim=0)
+            logs.update((name, round(mean, 4)) for name, mean in zip(LOSS_PARTS, means.tolist(), strict=False))
             self._loss_parts.clear()
         super().log(logs, *args, **kwargs)
 
@@ -310,13 +321,14 @@ class QuestionAnsweringINCTrainer(INCTrainer):
         if self.args.world_size > 1:
             inputs, weight = self._as_part_of_step(inputs)
         teacher_logits = inputs.pop("teacher_logits", None)
-        outputs = model(**{name: values for name, values in inputs.items() if name != TEACHER_TYPES})
+        states = {"output_hidden_states": True} if self.intermediate else {}
+        outputs = model(**{name: values for name, values in inputs.items() if name != TEACHER_TYPES}, **states)
         loss = outputs["loss"]
         if self.distillation_config is not None:
             if teacher_logits is None:
                 teacher = self.distillation_config.teacher_model.to(loss.device)
                 with torch.no_grad():
-                    taught = teacher(**inputs_of_teacher(teacher, inputs))
+                    taught = teacher(**inputs_of_teacher(teacher, inputs), **states)
                 teacher_logits = torch.stack((taught["start_logits"], taught["end_logits"]), dim=1)
             padding = inputs["attention_mask"] == 0
             tokens = inputs["attention_mask"].sum(dim=1)
@@ -332,8 +344,14 @@ class QuestionAnsweringINCTrainer(INCTrainer):
                 )
                 for side, name in enumerate(("start_logits", "end_logits"))
             )
-            self._loss_parts.append(weight * torch.stack((loss, distilled)).detach())
+            parts = [loss, distilled]
             loss = (weights[0] * loss + weights[1] * distilled) / sum(weights)
+            if self.intermediate:
+                pairs, share = self.intermediate
+                hidden = (outputs["hidden_states"], taught["hidden_states"])
+                parts.append(intermediate_loss(*hidden, inputs["attention_mask"], pairs))
+                loss = loss + share * parts[-1]
+            self._loss_parts.append(weight * torch.stack(parts).detach())
         loss = weight * loss
         outputs["loss"] = loss
         return (loss, outputs) if return_outputs else loss

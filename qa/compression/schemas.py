@@ -25,7 +25,7 @@ def _compiled(text):
 
 def _checked_pattern(text):
     blocks = re.fullmatch(r"(tile_pattern_)?(channelx1|1xchannel|[1-9]\d{0,3}x[1-9]\d{0,3})", text, re.ASCII)
-    if not (blocks or 0 < share_of_pattern(text) < 1):
+    if not (blocks or text == "mha" or 0 < share_of_pattern(text) < 1):
         raise ValueError
     return text.removeprefix("tile_pattern_")
 
@@ -57,7 +57,7 @@ _NotNegative = _number(float, "a number of at least 0", ge=0)
 _Step = _number(int, "a whole number of at least 0", ge=0)
 _Count = _number(int, "a whole number of at least 1", ge=1)
 _Regex = Annotated[str, AfterValidator(_compiled), Field(description="a regular expression (as '.*query')")]
-_PATTERNS = "NxM (as 4x1), channelx1, 1xchannel, or N:M with N below M (as 2:4)"
+_PATTERNS = "NxM (as 4x1), channelx1, 1xchannel, mha, or N:M with N below M (as 2:4)"
 _Pattern = Annotated[str, AfterValidator(_checked_pattern), Field(description=_PATTERNS)]
 # INC's `hawq_v2` needs a Python function, and 3.7.1 comes without `tpe`.
 _Strategy = Literal["basic", "bayesian", "exhaustive", "mse", "mse_v2", "random"]
@@ -142,6 +142,8 @@ class Pruning(Pruner):
     """What holds everywhere, and what for some operators."""
 
     pruning_configs: list[Pruner] = Field(None, description="a list of mappings")
+    # Arguments of INC's parse_auto_slim_config: shares of heads and of feed-forward channels.
+    auto_slim: _mapping(mha_sparsity=_Share, ffn2_sparsity=_Share) = None
 
 
 class Loss(_Mapping):
@@ -156,6 +158,12 @@ class Distillation(Loss):
     """The same keys, flat or as INC nests them itself."""
 
     criterion: _mapping(KnowledgeDistillationLoss=Loss) = None
+    # Ours: a loss between hidden states.
+    intermediate: _mapping(
+        layers=Annotated[list[_Step], Field(min_length=1)],
+        loss=Literal["MSE"],
+        weight=_number(float, "a number above 0", gt=0),
+    ) = None
 
 
 # INC's older layout, in which one file held everything. First what it calls otherwise.

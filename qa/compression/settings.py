@@ -193,7 +193,8 @@ def pruning_settings(path=CONFIG_DIR / "prune.yml"):
         Keyword arguments for `WeightPruningConfig` as plain values. `pruning_configs`, `op_names` and
         `excluded_op_names` are always there, since INC writes into its own defaults; so are `start_step` and
         `end_step`, and zero, with `pattern_lock`. The older layout may bring `start_epoch` and `end_epoch` in their
-        place, which `schedule.py` turns into steps.
+        place, which `schedule.py` turns into steps. Shares of heads and channels to take out, that of a
+        `pattern: mha` among them, are in `auto_slim`, if there are any.
 
     Raises:
         UsageError: the file cannot be read, a key or value in it is not allowed, or two values do not go together;
@@ -208,6 +209,7 @@ def pruning_settings(path=CONFIG_DIR / "prune.yml"):
         # What held in that layout for a file that does not say.
         settings = {"pruning_type": "magnitude", "pattern": "1x1", **old}
         settings |= pruners[0] if len(pruners) == 1 else {"pruning_configs": pruners}
+    settings = _heads_to_auto_slim(file, settings)
     for part in (settings, *settings.get("pruning_configs", [])):
         if is_locked({**settings, **part}):
             if file.older:  # such files gave a schedule here too; it meant nothing, and today INC refuses it
@@ -219,6 +221,47 @@ def pruning_settings(path=CONFIG_DIR / "prune.yml"):
         check_pruner(pruner, functools.partial(file.named, index=index))
     file.show_older_layout(settings)
     return {"pruning_configs": [], "op_names": [], "excluded_op_names": [], **settings}
+
+
+def _heads_to_auto_slim(file, settings):
+    """Move pruners of INC's pattern `mha` to `auto_slim`, which says the same of heads."""
+    slim, local = dict(settings.get("auto_slim", {})), settings.get("pruning_configs", [])
+    heads = [part for part in local or [{}] if {**settings, **part}.get("pattern") == "mha"]
+    if not heads:
+        return settings
+    name = file.named("pattern", local.index(heads[-1]) if local else None)
+    if len(heads) + ("mha_sparsity" in slim) > 1:
+        raise UsageError(f"{name} is mha, so the share of heads stands twice in this file; keep one")
+    slim["mha_sparsity"] = {**settings, **heads[0]}.get("target_sparsity")
+    if slim["mha_sparsity"] is None:
+        raise UsageError(f"{name} is mha; give target_sparsity as well, the share of heads to take out")
+    others = [part for part in local if part is not heads[0]]
+    meant = {"pattern": settings.get("pattern") == "mha", "target_sparsity": not others}  # for the heads alone
+    rest = {key: value for key, value in settings.items() if not meant.get(key)}
+    return {**rest, "pruning_configs": others, "auto_slim": slim}
+
+
+def settings_for_slimming(optimization_args):
+    """Find out which shares of heads and channels go, and whether weights are set to zero as well.
+
+    Args:
+        optimization_args: `OptimizationArguments` as parsed, with --apply_pruning.
+
+    Returns:
+        `(shares, zeros)`: dictionary of `heads` and `channels`, flags before the YAML file, empty if none go; and
+        whether there shall be zeros: where something is taken out, only if flags or file ask for them.
+    """
+    file = {}
+    if optimization_args.pruning_config is not None:
+        file = pruning_settings(find_config(optimization_args.pruning_config, "pruning_config"))
+    shares = {"heads": optimization_args.prune_heads, "channels": optimization_args.prune_ffn}
+    for name, key in (("heads", "mha_sparsity"), ("channels", "ffn2_sparsity")):
+        if shares[name] is None:
+            shares[name] = file.get("auto_slim", {}).get(key, 0.0)
+    if not any(shares.values()):
+        return {}, True
+    asked = {"target_sparsity", "pruning_approach"} & optimization_args.given
+    return shares, bool(asked or "target_sparsity" in file or file.get("pruning_configs"))
 
 
 def settings_for_pruning(optimization_args):
@@ -236,6 +279,7 @@ def settings_for_pruning(optimization_args):
     locked = optimization_args.pruning_approach == "pattern_lock"
     default = CONFIG_DIR / ("prune_pattern_lock.yml" if locked else "prune.yml")
     settings = pruning_settings(find_config(optimization_args.pruning_config or default, "pruning_config"))
+    settings.pop("auto_slim", None)  # see `settings_for_slimming`
     if optimization_args.pruning_config is None and optimization_args.pruning_approach.endswith("_progressive"):
         settings["pattern"] = "4x1"  # single weights are no blocks that could be filled little by little
     flags = ("pruning_approach", "target_sparsity", "start_step", "end_step")
@@ -251,7 +295,8 @@ def distillation_settings(path=CONFIG_DIR / "distillation.yml"):
         path: YAML file after `Distillation`, or in INC's older layout.
 
     Returns:
-        Dictionary of `temperature`, `loss_types` and `loss_weights`, with INC's defaults for what the file leaves out.
+        Dictionary of `temperature`, `loss_types` and `loss_weights`, with INC's defaults for what the file leaves out;
+        and `intermediate` with `loss`, `weight` and, if the file names them, `layers`, where it has that section.
 
     Raises:
         UsageError: the file cannot be read, or a key or value in it is not allowed; the message has the line.
@@ -262,6 +307,8 @@ def distillation_settings(path=CONFIG_DIR / "distillation.yml"):
     given = {**flat, **nested}
     file.show_older_layout(given)
     settings = {"temperature": 1.0, "loss_types": ["CE", "CE"], "loss_weights": [0.5, 0.5], **given}
+    if "intermediate" in settings:
+        settings["intermediate"] = {"loss": "MSE", "weight": 1.0, **settings["intermediate"]}
     place = {trail[-1]: f"{file.path}, line {line}: " for trail, (line, _) in file.lines.items() if trail}
     if sum(settings["loss_weights"]) != 1:  # INC compares exactly, too; two decimals that sum to 1 do so as floats
         raise UsageError(f"{place['loss_weights']}loss_weights is {settings['loss_weights']}; give two that sum to 1")

@@ -216,7 +216,7 @@ def check_teacher(name, tokenizer, model_args):
         model_args: `ModelArguments`.
 
     Returns:
-        The teacher's own tokenizer, which puts question and context in the student's order.
+        `(tokenizer, config)`: the teacher's own, the first with question and context in the student's order.
 
     Raises:
         UsageError: the teacher cannot be loaded, is of the wrong kind, or has another vocabulary.
@@ -235,7 +235,7 @@ def check_teacher(name, tokenizer, model_args):
             f"{len(words.items() & ours.items())} in common); use a teacher with the same tokenizer"
         )
     _refuse_misfit(config, flag, name, tokenizer)
-    return theirs
+    return theirs, config
 
 
 def from_pretrained(auto_class, flag, name, model_args, **kwargs):

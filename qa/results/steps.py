@@ -22,7 +22,9 @@ def training_steps(run):
     steps = {f"Training: epochs {epochs:g}, learning rate {rate:g}, seed {training_args.seed}": None}
     if optimization_args.apply_quantization:
         steps["Quantization-aware training for int8"] = run.settings["quantization"]
-    if optimization_args.apply_pruning:
+    if "slimming" in run.settings:
+        steps["Heads and feed-forward channels taken out, in shares"] = run.settings["slimming"]
+    if "pruning" in run.settings:
         steps[f"Pruning by `{run.settings['pruning']['pruning_type']}`"] = run.settings["pruning"]
     if optimization_args.apply_distillation:
         teacher = name_on_hub(optimization_args.teacher_model_name_or_path)

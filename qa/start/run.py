@@ -19,8 +19,8 @@ class Run:
 
     Attributes:
         model_args, data_args, training_args, optimization_args: as parsed.
-        settings: dictionary from `quantization`, `pruning` and `distillation` to what configuration files and flags
-            come to.
+        settings: dictionary from `quantization`, `slimming`, `pruning` and `distillation`, as far as they are
+            applied, to what configuration files and flags come to.
         made_from: what the outcome depends on, from `identity.made_from`.
         earlier: what `run.json` said if the output folder held this very run, finished; else empty.
         examples: dictionary from split to list of examples.

@@ -8,6 +8,7 @@ import itertools
 import math
 
 import torch
+from transformers.data.data_collator import pad_without_fast_tokenizer_warning
 from transformers.trainer_pt_utils import LengthGroupedSampler
 
 from qa.models.inputs import TEACHER_TYPES
@@ -35,7 +36,8 @@ class FeatureCollator:
         """Return a dictionary of tensors: `(b, l)` inputs, `(b,)` labels, `(b, 2, l)` float32 `teacher_logits`."""
         names = [name for name in self.tokenizer.model_input_names if name in features[0]]
         lengths = [len(feature["input_ids"]) for feature in features]
-        batch = self.tokenizer.pad(
+        batch = pad_without_fast_tokenizer_warning(
+            self.tokenizer,
             [{name: feature[name] for name in names} for feature in features],
             padding="max_length" if self.width else "longest",
             max_length=self.width,

@@ -515,6 +515,20 @@ TRAINING = {
         ["--end_step is 3", "--start_step, which is 9"],
     ),
     "huge end": ({"--apply_pruning": True, "--end_step": 2**70}, [f"--end_step is {2**70}"]),
+    "heads without pruning": ({"--prune_heads": 0.5}, ["--prune_heads", "--apply_pruning"]),
+    "all heads": ({"--apply_pruning": True, "--prune_heads": 1}, ["--prune_heads is 1.0", "below 1"]),
+    "channels that are no number": ({"--apply_pruning": True, "--prune_ffn": "nan"}, ["--prune_ffn is nan"]),
+    "model that shares its layers": (
+        lambda folder: {
+            **model(change_json("config.json", model_type="albert"))(folder),
+            **{"--apply_pruning": True, "--prune_ffn": 0.5},
+        },
+        ["type albert", "--prune_ffn", "distilbert"],
+    ),
+    "hidden states of stored logits": (
+        lambda folder: {**settings("intermediate: {}", "distillation")(folder), "--generate_teacher_logits": True},
+        ["--generate_teacher_logits", "intermediate"],
+    ),
     "negative learning rate": ({"--learning_rate": -1e-5}, ["--learning_rate is -1e-05"]),
     "learning rate that is no number": ({"--learning_rate": "nan"}, ["--learning_rate is nan"]),
     "infinite learning rate": ({"--learning_rate": "inf"}, ["--learning_rate is inf"]),

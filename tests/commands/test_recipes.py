@@ -25,7 +25,7 @@ pytestmark = pytest.mark.recipe
 def commands():
     """Return {heading: words} of the recipes."""
     found = {}
-    for page in (ROOT / "README.md", ROOT / "docs" / "export.md"):
+    for page in (ROOT / "README.md", ROOT / "docs" / "export.md", ROOT / "docs" / "slimming.md"):
         for section in re.split(r"^##+ ", page.read_text(encoding="utf-8"), flags=re.MULTILINE)[1:]:
             heading, body = section.split("\n", 1)
             for block in re.findall(r"```bash\n(python (?:run|export)_qa.*?)```", body, flags=re.DOTALL):
@@ -181,6 +181,26 @@ def test_prune_once_for_all_recipes_keep_every_zero(place):
     assert results["stage 1"]["eval_f1"] - results["stage 2"]["eval_f1"] <= 1.0
 
 
+def test_a_model_without_half_of_its_heads_and_channels_is_a_model_like_any_other(place):
+    from transformers import pipeline
+
+    folder, finished = place.run_recipe("Half of a model")
+    assert_verified(finished)
+    left = dict(re.findall(r"^  (\S.*?) +\S+ of +\S+  \((\d+) %\)$", finished.stdout, flags=re.MULTILINE))
+    assert left["heads"] == left["feed-forward channels"] == left["linear operations a token, millions"] == "50"
+    assert_reloads_to_the_same_f1("Half of a model", place)
+    context = "The letter was written by Ada in 1843."
+    assert pipeline("question-answering", model=str(folder))(question="When was it written?", context=context)[
+        "answer"
+    ]
+    script, *flags = commands()["Dynamic"]
+    names = {"--model_name_or_path": str(folder), "--output_dir": "out/slim-dynamic"}
+    for flag, value in names.items():
+        flags[flags.index(flag) + 1] = value
+    assert_verified(place.run([str(ROOT / script), *flags]))
+    assert place.results(folder.name)["eval_f1"] - place.results("slim-dynamic")["eval_f1"] <= 2.0
+
+
 def test_the_smoke_test_of_the_examples(place):
     """As it is written there, abbreviation and all."""
     flags = """--model_name_or_path distilbert-base-uncased-distilled-squad --dataset_name squad --apply_quantization
@@ -232,11 +252,11 @@ sys.argv = [script]
 module = __import__(script.removesuffix(".py"))
 model_args, data_args, training_args, optimization_args = parse_arguments(module.OptimizationArguments, words)
 examples = dataset_of(load_examples(data_args, model_args, ["validation"])["validation"])
-config, tokenizer = load_config_and_tokenizer(model_args, data_args, needs_head=False)
+config, tokenizer = load_config_and_tokenizer(model_args)
 if config.torch_dtype is not None and "int8" not in str(config.torch_dtype):
     load_model(model_args, config)
 if teacher := getattr(optimization_args, "teacher_model_name_or_path", None):
-    check_teacher(teacher, tokenizer, model_args, data_args)
+    check_teacher(teacher, tokenizer, model_args)
 features = prepare_features(examples, tokenizer, data_args)
 folder = training_args.output_dir
 multiple = 64 if "ipex" in open(folder + "/config.json").read() else 1

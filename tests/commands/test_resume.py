@@ -27,7 +27,7 @@ RECIPES = {
     "distillation": TEACHER,
     "all three": (
         *("--apply_quantization", "--apply_pruning", "--pruning_approach", "snip_momentum_progressive"),
-        *(*TEACHER, "--generate_teacher_logits"),
+        *("--prune_heads", "0.5", "--prune_ffn", "0.5", *TEACHER, "--generate_teacher_logits"),
     ),
     **{
         f"pruning, {approach}": ("--apply_pruning", "--target_sparsity", "0.5", "--pruning_approach", approach)

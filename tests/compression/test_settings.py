@@ -109,7 +109,20 @@ BAD_FILES = [
     ),
     ("prune", "pruning_type: pattern_lock\nend_step: 9\n", 2, ["end_step is 9", "pattern_lock", "no schedule"]),
     ("prune", "end_step: 9\npruning_configs:\n- {pruning_type: pattern_lock, start_step: 2, end_step: 3}\n", 3, ["3"]),
+    # Heads and channels.
+    ("prune", "auto_slim:\n  mha_sparsity: 1\n", 2, ["mha_sparsity is 1", "below 1"]),
+    ("prune", "auto_slim:\n  heads: 0.5\n", 2, ["'heads'", "mha_sparsity, ffn2_sparsity"]),
+    ("prune", "pruning_type: snip\npattern: mha\n", 2, ["pattern is mha", "target_sparsity"]),
+    (
+        "prune",
+        "auto_slim: {mha_sparsity: 0.5}\npruning_configs:\n- {pattern: mha, target_sparsity: 0.5}\n",
+        3,
+        ["twice"],
+    ),
     # Distillation.
+    ("distil", "intermediate:\n  loss: KL\n", 2, ["'KL'", "MSE"]),
+    ("distil", "intermediate:\n  weight: 0\n", 2, ["weight is 0", "above 0"]),
+    ("distil", "intermediate:\n  layers: []\n", 2, ["layers is a list of 0", "whole number"]),
     ("distil", "temperature: 0\n", 1, ["temperature is 0", "above 0"]),
     ("distil", "temperature: .inf\n", 1, ["inf", "above 0"]),
     ("distil", "temperature: 2\nloss_types: [MSE, CE]\n", 2, ["the first of loss_types is 'MSE'", "give CE"]),
@@ -176,8 +189,21 @@ def test_unreadable_file(tmp_path):
         pruning_settings(tmp_path)
 
 
+LISTS = {"pruning_configs": [], "op_names": [], "excluded_op_names": []}
 NEW_FILES = [
-    ("prune", "", {"pruning_configs": [], "op_names": [], "excluded_op_names": []}),
+    ("prune", "", LISTS),
+    ("prune", "auto_slim: {ffn2_sparsity: 0.5}\n", {**LISTS, "auto_slim": {"ffn2_sparsity": 0.5}}),
+    ("prune", "pattern: mha\ntarget_sparsity: 0.25\n", {**LISTS, "auto_slim": {"mha_sparsity": 0.25}}),
+    (
+        "prune",
+        "target_sparsity: 0.1\npruning_configs:\n- {pattern: 1x1}\n- {pattern: mha, target_sparsity: 0.5}\n",
+        {
+            **LISTS,
+            "target_sparsity": 0.1,
+            "pruning_configs": [{"pattern": "1x1"}],
+            "auto_slim": {"mha_sparsity": 0.5},
+        },
+    ),
     ("distil", "# nothing\n", {"temperature": 1.0, "loss_types": ["CE", "CE"], "loss_weights": [0.5, 0.5]}),
     ("quantize", "static:\n", {}),
     (
@@ -215,6 +241,14 @@ NEW_FILES = [
         "distil",
         "criterion:\n  KnowledgeDistillationLoss: {temperature: 3.5, loss_weights: [0.1, 0.9]}\n",
         {"temperature": 3.5, "loss_types": ["CE", "CE"], "loss_weights": [0.1, 0.9]},
+    ),
+    (
+        "distil",
+        "intermediate: {layers: [0, 3]}\n",
+        {
+            **{"temperature": 1.0, "loss_types": ["CE", "CE"], "loss_weights": [0.5, 0.5]},
+            "intermediate": {"layers": [0, 3], "loss": "MSE", "weight": 1.0},
+        },
     ),
     (
         "quantize",
@@ -463,12 +497,17 @@ def test_shipped_files(capsys):
     lock = pruning_settings(CONFIG_DIR / "prune_pattern_lock.yml")
     assert (lock["pruning_type"], lock["pattern"]) == ("pattern_lock", "1x1")
     assert lock["excluded_op_names"] == [".*qa_outputs"]
+    assert pruning_settings(CONFIG_DIR / "prune_slim.yml")["auto_slim"].keys() == {"mha_sparsity", "ffn2_sparsity"}
     assert distillation_settings()["loss_types"][1] == "CE"
+    assert "intermediate" not in distillation_settings()
+    assert distillation_settings(CONFIG_DIR / "distillation_intermediate.yml")["intermediate"]["loss"] == "MSE"
     assert capsys.readouterr().out == ""
     assert {path.name for path in CONFIG_DIR.glob("*.yml")} == {
         "distillation.yml",
         "prune.yml",
         "prune_pattern_lock.yml",
+        "prune_slim.yml",
+        "distillation_intermediate.yml",
         "quantization.yml",
     }
 

@@ -125,4 +125,4 @@ def test_a_teacher_brings_its_own_tokenizer(tokenizer, tmp_path):
     own = bert_tokenizer(tokenizer)
     model_args = saved(tmp_path, small_model("bert", own), own)
     assert "token_type_ids" not in tokenizer.model_input_names
-    assert "token_type_ids" in check_teacher(str(tmp_path), tokenizer, model_args).model_input_names
+    assert "token_type_ids" in check_teacher(str(tmp_path), tokenizer, model_args)[0].model_input_names
