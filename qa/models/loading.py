@@ -21,13 +21,14 @@ WEIGHT_FILES = (
 )
 
 
-def load_config_and_tokenizer(model_args, data_args, needs_head):
+def load_config_and_tokenizer(model_args, data_args, needs_head, int8_too=False):
     """Load the configuration and the tokenizer, and check that a run can start from them.
 
     Args:
         model_args: `ModelArguments`.
         data_args: `DataTrainingArguments`.
         needs_head: refuse a model that was not trained for question answering.
+        int8_too: let an int8 model pass.
 
     Returns:
         `(config, tokenizer)`.
@@ -41,7 +42,7 @@ def load_config_and_tokenizer(model_args, data_args, needs_head):
     config_flag = "config_name" if model_args.config_name else "model_name_or_path"
     config = from_pretrained(AutoConfig, config_flag, model_args.config_name or name, model_args)
     _refuse_missing_weights("model_name_or_path", name)
-    _refuse_wrong_kind(config, "model_name_or_path", name, needs_head)
+    _refuse_wrong_kind(config, "model_name_or_path", name, needs_head, int8_too)
     flag, name = "tokenizer_name", model_args.tokenizer_name or name
     tokenizer = from_pretrained(AutoTokenizer, flag, name, model_args)
     if not tokenizer.is_fast:
@@ -61,8 +62,13 @@ def load_config_and_tokenizer(model_args, data_args, needs_head):
     return config, tokenizer
 
 
-def _refuse_wrong_kind(config, flag, name, needs_head):
-    if "int8" in str(getattr(config, "torch_dtype", None)):
+def is_int8(config):
+    """Tell by the configuration whether a model is one that INC quantized."""
+    return "int8" in str(getattr(config, "torch_dtype", None))
+
+
+def _refuse_wrong_kind(config, flag, name, needs_head, int8_too=False):
+    if is_int8(config) and not int8_too:
         raise UsageError(f"--{flag} {name} is quantized already; name the fp32 model it was made from")
     if needs_head and "QuestionAnswering" not in str(config.architectures):
         raise UsageError(
