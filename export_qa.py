@@ -83,9 +83,10 @@ def check_optimization(optimization_args, data_args, training_args):
     if not optimization_args.apply_quantization:
         return
     if optimization_args.quantization_approach == "dynamic":
-        if optimization_args.export_format == "openvino":
+        if not ENGINES[optimization_args.export_format].dynamic:
             raise UsageError(
-                "--quantization_approach dynamic goes with --export_format onnx only: OpenVINO's int8 is static"
+                f"--quantization_approach dynamic: int8 of --export_format {optimization_args.export_format} is "
+                "static; give --export_format onnx"
             )
     elif data_args.dataset_name is None and data_args.train_file is None:
         raise UsageError("--apply_quantization calibrates on training questions: give --train_file or --dataset_name")
@@ -101,9 +102,10 @@ def check_int8_folder(run):
             f"--model_name_or_path {name} is a TorchScript program of IPEX, which cannot be taken apart; export the "
             "folder of the static recipe, the same command without --use_ipex"
         )
-    if export_format == "openvino" and is_dynamic(name):
+    if is_dynamic(name) and not ENGINES[export_format].dynamic:
         raise UsageError(
-            f"--model_name_or_path {name} is dynamic int8, and OpenVINO's is static; give --export_format onnx"
+            f"--model_name_or_path {name} is dynamic int8, and that of --export_format {export_format} is static; "
+            "give --export_format onnx"
         )
 
 

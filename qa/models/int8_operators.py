@@ -52,8 +52,10 @@ class _MultiplyDynamically(torch.autograd.Function):
     def symbolic(graph, values, weight, scale, zero_point):
         rounded, step, middle = graph.op("DynamicQuantizeLinear", values, outputs=3)
         product = graph.op("Cast", graph.op("MatMulInteger", rounded, weight, middle, zero_point), to_i=1)
-        sizes = [*values.type().sizes()[:-1], weight.type().sizes()[-1]]
-        return graph.op("Mul", product, graph.op("Mul", step, scale)).setType(values.type().with_sizes(sizes))
+        kind = values.type()
+        if kind.sizes():
+            kind = kind.with_sizes([*kind.sizes()[:-1], weight.type().sizes()[-1]])
+        return graph.op("Mul", product, graph.op("Mul", step, scale)).setType(kind)
 
 
 class _Rounding(torch.nn.Module):

@@ -17,6 +17,7 @@ class Engine:
         packages: modules that an export needs; `requirements-NAME.txt` brings them.
         runtime: the one of them that runs a model.
         quantizer: what makes it int8, for people.
+        dynamic: whether it runs int8 whose activations get their scales from each batch.
         library: the hub's name for what loads it.
         distribution: package of the class that its users load it with.
         loader: module and name of that class, and what it is given besides the folder.
@@ -27,6 +28,7 @@ class Engine:
     packages: tuple
     runtime: str
     quantizer: str
+    dynamic: bool
     library: str
     distribution: str
     loader: tuple
@@ -39,6 +41,7 @@ ENGINES = {
         packages=("onnx", "onnxruntime"),
         runtime="onnxruntime",
         quantizer="ONNX Runtime",
+        dynamic=True,
         library="optimum",
         distribution="optimum-onnx",
         loader=("optimum.onnxruntime", "ORTModelForQuestionAnswering", ""),
@@ -49,6 +52,7 @@ ENGINES = {
         packages=("onnx", "openvino", "nncf"),
         runtime="openvino",
         quantizer="NNCF",
+        dynamic=False,
         library="optimum-intel",
         distribution="optimum-intel",
         # As it was scored; else OpenVINO computes in bf16 where the processor can.
