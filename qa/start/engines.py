@@ -21,6 +21,8 @@ class Engine:
         library: the hub's name for what loads it.
         distribution: package of the class that its users load it with.
         loader: module and name of that class, and what it is given besides the folder.
+        bare: Python that needs the engine alone: what loads `model` from `folder`, the names of its inputs, and its
+            outputs from a dictionary of `inputs`.
     """
 
     format: str
@@ -32,6 +34,7 @@ class Engine:
     library: str
     distribution: str
     loader: tuple
+    bare: tuple
 
 
 ENGINES = {
@@ -45,6 +48,11 @@ ENGINES = {
         library="optimum",
         distribution="optimum-onnx",
         loader=("optimum.onnxruntime", "ORTModelForQuestionAnswering", ""),
+        bare=(
+            'onnxruntime.InferenceSession(f"{folder}/model.onnx")',
+            "[each.name for each in model.get_inputs()]",
+            'model.run(["start_logits", "end_logits"], inputs)',
+        ),
     ),
     "openvino": Engine(
         format="OpenVINO IR",
@@ -57,5 +65,10 @@ ENGINES = {
         distribution="optimum-intel",
         # As it was scored; else OpenVINO computes in bf16 where the processor can.
         loader=("optimum.intel", "OVModelForQuestionAnswering", ', ov_config={"INFERENCE_PRECISION_HINT": "f32"}'),
+        bare=(
+            'openvino.compile_model(f"{folder}/openvino_model.xml", "CPU", {"INFERENCE_PRECISION_HINT": "f32"})',
+            "[each.any_name for each in model.inputs]",
+            'map(model(inputs).__getitem__, ["start_logits", "end_logits"])',
+        ),
     ),
 }
