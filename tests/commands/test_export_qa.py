@@ -179,6 +179,13 @@ def test_openvino_int8_holds_its_weights_in_int8(exported):
 
 
 HEAVY = ["torch", "transformers", "optimum", "neural_compressor", "qa"]
+ANSWERED = f"""
+import json
+data = json.load(open({str(SAMPLE / "dev.json")!r}))["data"]
+paragraphs = [each for article in data for each in article["paragraphs"]]
+asked = [(each["id"], each["question"], one["context"]) for one in paragraphs for each in one["qas"]]
+print(json.dumps({{name: answer(question, context) for name, question, context in asked[:100]}}))
+"""
 CLIENT = """
 import numpy as np
 inputs = answer.tokenizer("Who wrote it?", "The letter was written by Ada in 1843.", return_tensors="pt")
@@ -200,17 +207,18 @@ def test_the_lines_of_the_card_load_it(kind, exported):
     assert re.fullmatch(r"\{'score': .*, 'answer': '.*'\}", answer)
     expected = load_exported(folder)(**question_inputs(folder))["start_logits"][0]
     assert np.allclose(json.loads(logits), expected, atol=2e-4)
-    # The other lines give the same answer without any of these, also where it is in a later window.
-    context = "Rain fell on the old hills. " * 300 + "The letter was written by Ada in 1843. " + "It was cold. " * 200
-    script = f"import sys\nfor name in {HEAVY}:\n    sys.modules[name] = None\n{bare}"
-    script += f"print(answer('Who wrote it?', {context!r}) in {context!r})"
+    # The other lines give the answers of the evaluation without any of these.
+    script = f"import sys\nfor name in {HEAVY}:\n    sys.modules[name] = None\n{bare}{ANSWERED}"
     alone = subprocess.run(
         [sys.executable, "-c", script], cwd=folder.parent, capture_output=True, text=True, timeout=300
     )
     assert alone.returncode == 0, alone.stderr
-    short, found = alone.stdout.strip().splitlines()
+    short, answers = alone.stdout.strip().splitlines()
     assert f"'answer': {short!r}" in answer
-    assert found == "True"
+    found, expected = json.loads(answers), read(folder / "eval_predictions.json")
+    assert len(found) == 100
+    # Batches are padded there, which may turn one that is nearly a tie.
+    assert sum(found[each] == expected[each] for each in expected) >= 98
     assert len([line for line in bare.splitlines() if line]) <= 21
 
 
