@@ -214,7 +214,8 @@ def test_the_lines_of_the_card_load_it(kind, exported):
     )
     assert alone.returncode == 0, alone.stderr
     short, answers = alone.stdout.strip().splitlines()
-    assert f"'answer': {short!r}" in answer
+    # The pipeline takes whole words.
+    assert short and short in re.search(r"'answer': '(.*)'", answer)[1]
     found, expected = json.loads(answers), read(folder / "eval_predictions.json")
     assert len(found) == 100
     # Batches are padded there, which may turn one that is nearly a tie.
