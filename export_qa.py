@@ -1,17 +1,27 @@
-"""Export of an extractive question-answering model to ONNX Runtime or OpenVINO, in fp32 or static int8.
+"""Export of an extractive question-answering model to ONNX Runtime or OpenVINO, in fp32 or int8.
 
     python export_qa.py --model_name_or_path sample/distilbert-qa --export_format onnx --apply_quantization \\
         --train_file sample/train.json --validation_file sample/dev.json --verify_loading --do_eval \\
         --output_dir /tmp/onnx
 
-Starts from an fp32 model, also one that run_qa.py pruned or distilled, and writes a folder that needs neither INC nor
-IPEX. Supported: fast tokenizers, SQuAD v1.1 and v2.0 data, CPUs. Refused: models that are quantized already, and an
-engine that is not installed (requirements-onnx.txt, requirements-openvino.txt).
+Starts from an fp32 model, also one that run_qa.py pruned or distilled, or from an int8 model that run_qa.py or
+run_qa_post_training.py saved, and writes a folder that needs neither INC nor IPEX. The int8 weights, scales and zero
+points of such a folder are kept; nothing is calibrated again:
+
+    python export_qa.py --model_name_or_path /tmp/static --export_format openvino \\
+        --validation_file sample/dev.json --verify_loading --do_eval --output_dir /tmp/openvino
+
+Supported: fast tokenizers, SQuAD v1.1 and v2.0 data, CPUs. Refused: to quantize a model that is int8 already, models
+of IPEX, dynamic int8 in OpenVINO, and an engine that is not installed (requirements-onnx.txt,
+requirements-openvino.txt).
 """
 
 from dataclasses import dataclass, field
 
-from qa.results.course import claim, conclude, draw_calibration, load_base_model, read_inputs, seen_batches
+from qa.corrections.ipex import without_ipex
+from qa.models.compressed import is_dynamic, load_compressed
+from qa.models.loading import is_int8, name_on_hub
+from qa.results.course import claim, conclude, draw_calibration, read_inputs, seen_batches
 from qa.results.hub import hub_of
 from qa.results.steps import export_steps
 from qa.results.verification import verify, verify_error
@@ -21,6 +31,7 @@ from qa.start.command import command
 from qa.start.engines import ENGINES
 from qa.start.errors import UsageError
 from qa.start.output import saving
+from qa.start.paths import kind_of
 from qa.start.process import check_one_process, prepare_process
 from qa.start.run import Run
 from qa.start.stack import check_extra, check_stack
@@ -31,6 +42,10 @@ VERIFY_TOLERANCE = 1e-3
 # Largest mean difference of int8 to fp32 logits, in standard deviations of these. Measured 0.01 to 0.08; two inputs
 # taken for each other: 0.9.
 VERIFY_SHARE = 0.2
+# The same from an int8 folder to its export. Measured 0.02 to 0.06: roundings that are nearly ties fall otherwise
+# where an engine sums in another order, and every layer multiplies that. The folder's own logits move by 0.03 to 0.05
+# when its embeddings are changed by a millionth.
+FOLDER_SHARE = 0.15
 # A model with this share of zeros in its linear operators was pruned.
 PRUNED = 0.01
 
@@ -44,10 +59,18 @@ class OptimizationArguments(OutcomeArguments):
         metadata={"help": "onnx: model.onnx. openvino: openvino_model.xml and .bin.", "choices": list(ENGINES)},
     )
     apply_quantization: bool = field(
-        default=False, metadata={"help": "Write a static int8 model; without it weights stay in fp32."}
+        default=False, metadata={"help": "Quantize the model to int8; without it operators are written as they are."}
+    )
+    quantization_approach: str = field(
+        default="static",
+        metadata={
+            "help": "static: activation scales from calibration on the training questions. dynamic: from each batch "
+            "(onnx only).",
+            "choices": ["static", "dynamic"],
+        },
     )
     num_calibration_samples: int = field(
-        default=50, metadata={"help": "Training features to calibrate on (with --apply_quantization)."}
+        default=50, metadata={"help": "Training features to calibrate on (static only)."}
     )
 
 
@@ -58,8 +81,59 @@ def check_optimization(optimization_args, data_args, training_args):
         raise UsageError("--report_to shows a training, and nothing is trained here; leave it out")
     if training_args.use_ipex or training_args.bf16:
         raise UsageError("--use_ipex and --bf16 are for run_qa_post_training.py; leave them out here")
-    if optimization_args.apply_quantization and data_args.dataset_name is None and data_args.train_file is None:
+    if not optimization_args.apply_quantization:
+        return
+    if optimization_args.quantization_approach == "dynamic":
+        if not ENGINES[optimization_args.export_format].dynamic:
+            raise UsageError(
+                f"--quantization_approach dynamic: int8 of --export_format {optimization_args.export_format} is "
+                "static; give --export_format onnx"
+            )
+    elif data_args.dataset_name is None and data_args.train_file is None:
         raise UsageError("--apply_quantization calibrates on training questions: give --train_file or --dataset_name")
+
+
+def check_int8_folder(run):
+    """Refuse an int8 model that cannot be written for the engine."""
+    name, export_format = run.model_args.model_name_or_path, run.optimization_args.export_format
+    if kind_of(name) != "folder":
+        raise UsageError(f"--model_name_or_path {name} is quantized already; download it and give its local folder")
+    if getattr(run.config, "backend", None) == "ipex" or run.config.torchscript:
+        raise UsageError(
+            f"--model_name_or_path {name} is a TorchScript program of IPEX, which cannot be taken apart; export the "
+            "folder of the static recipe, the same command without --use_ipex"
+        )
+    if is_dynamic(name) and not ENGINES[export_format].dynamic:
+        raise UsageError(
+            f"--model_name_or_path {name} is dynamic int8, and that of --export_format {export_format} is static; "
+            "give --export_format onnx"
+        )
+
+
+def load_both(run):
+    """Load the model that a run starts from.
+
+    Returns:
+        `(model, exported, parameters)`: as it runs in PyTorch, as it is written down, and how many parameters it has.
+    """
+    if not is_int8(run.config):
+        model = load_base_model(run)
+        return model, model, model.num_parameters()
+
+    import torch
+    from transformers import AutoModelForQuestionAnswering
+
+    from qa.models.inputs import settle_inputs
+    from qa.models.int8_operators import spell_out
+
+    name = run.model_args.model_name_or_path
+    with without_ipex():
+        model, exported = (load_compressed(name).model.eval() for _ in range(2))
+    with torch.device("meta"):
+        parameters = AutoModelForQuestionAnswering.from_config(run.config).num_parameters()
+    exported.config.name_or_path = name_on_hub(name)
+    settle_inputs(model, run.tokenizer, run.data_args, name)
+    return model, spell_out(exported, name), parameters
 
 
 @command
@@ -73,12 +147,15 @@ def main():
     check_effects(run)
     export_format, quantizing = optimization_args.export_format, optimization_args.apply_quantization
     check_extra(export_format)
-    splits = {"train": quantizing, "validation": training_args.do_eval, "test": training_args.do_predict}
+    static = quantizing and optimization_args.quantization_approach == "static"
+    splits = {"train": static, "validation": training_args.do_eval, "test": training_args.do_predict}
     if optimization_args.verify_loading and not any(splits.values()):
         raise UsageError("--verify_loading compares logits on real questions: give --do_eval or --do_predict as well")
     note_effects(run)
     run.hub = hub_of(training_args)
-    read_inputs(run, splits)
+    read_inputs(run, splits, int8_too=not quantizing)
+    if int8 := is_int8(run.config):
+        check_int8_folder(run)
 
     # The heavy libraries are loaded only now that nothing more can be said about the input.
     from qa.compression.sparsity import sparsity_report
@@ -87,13 +164,13 @@ def main():
     from qa.results.files import save_results
     from qa.results.measure import timed_rows
 
-    model = load_base_model(run)
-    exporter = exporter_of(model, run.model_args.model_name_or_path)
+    model, exported, parameters = load_both(run)
+    exporter = exporter_of(exported, run.model_args.model_name_or_path)
     evaluated = prepare_evaluation(run)
     # The features that static quantization by INC calibrates on.
-    calibration = draw_calibration(run) if quantizing else None
+    calibration = draw_calibration(run) if static else None
     claim(run)
-    export(model, exporter, export_format, run.output_dir, calibration)
+    export(exported, exporter, export_format, run.output_dir, calibration, dynamic=quantizing and not static)
     with saving(run.output_dir):
         run.tokenizer.save_pretrained(run.output_dir)
     # What is verified and evaluated is what its users will load.
@@ -103,9 +180,11 @@ def main():
         inputs = [batches.inputs(rows) for rows in timed_rows(batches)]
         if quantizing:
             verify_error(model, loaded, inputs, VERIFY_SHARE)
+        elif int8:
+            verify_error(model, loaded, inputs, FOLDER_SHARE, "those of the folder")
         else:
             verify(model, loaded, inputs[0], VERIFY_TOLERANCE)
-    sparsity = sparsity_report(model, sum(weights.numel() for weights in model.parameters()))
+    sparsity = sparsity_report(model, parameters)
     sparsity = sparsity if sparsity["sparsity"] >= PRUNED else {}
     if sparsity:
         save_results(sparsity, run.output_dir, "export")

@@ -4,6 +4,7 @@ Belongs here: loading again what a run saved, and refusing files that could do m
 Does not belong here: compressing (`qa/compression/`).
 """
 
+import json
 import pickle
 import re
 from pathlib import Path
@@ -55,6 +56,15 @@ def load_pickled(path, device="cpu"):
 def drop_stale_weights(output_dir):
     """Remove a `model.safetensors` beside a newly saved `pytorch_model.bin`: being loaded first, it would win."""
     (Path(output_dir) / "model.safetensors").unlink(missing_ok=True)
+
+
+def is_dynamic(output_dir):
+    """Tell whether a folder that holds an int8 model was quantized dynamically, by what INC noted there."""
+    path = Path(output_dir) / "inc_config.json"
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))["quantization"]["is_static"] is False
+    except (OSError, ValueError, LookupError, TypeError) as error:
+        raise UsageError(f"{path} does not say how the model was quantized; name a folder of these scripts") from error
 
 
 def load_compressed(output_dir):

@@ -1,12 +1,13 @@
 """Models for the engines that need no PyTorch: ONNX for ONNX Runtime, OpenVINO's IR for OpenVINO.
 
-Belongs here: everything between an fp32 model in memory and a file that such an engine runs, quantization included,
-and running that file.
+Belongs here: everything between a model in memory and a file that such an engine runs, quantization included, and
+running that file.
 Does not belong here: running it over questions (`passes.py`), and what an engine is called and needs
 (`qa/start/engines.py`). The engines and PyTorch are imported where they are used: to run a model one is enough.
 """
 
 import contextlib
+import copy
 import logging
 import shutil
 import sys
@@ -15,6 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
+from qa.models.loading import is_int8
 from qa.start.engines import ENGINES
 from qa.start.errors import UsageError
 from qa.start.output import written_beside
@@ -60,15 +62,17 @@ def exporter_of(model, name):
     return constructor(model.config)
 
 
-def export(model, exporter, export_format, output_dir, calibration=None):
+def export(model, exporter, export_format, output_dir, calibration=None, dynamic=False):
     """Write a model for an engine; its batches and sequences may have any length.
 
     Args:
-        model: the fp32 model, in evaluation mode; it is not changed.
+        model: the fp32 model, or what `int8_operators.spell_out` made of an int8 one, in evaluation mode; it is not
+            changed.
         exporter: from `exporter_of`.
         export_format: one of `ENGINES`.
         output_dir: existing folder for `config.json` and the engine's files.
-        calibration: `passes.Batches` of the calibration features, to write an int8 model; fp32 if `None`.
+        calibration: `passes.Batches` of the calibration features, to write a static int8 model.
+        dynamic: write a dynamic int8 model (ONNX only). Without either, operators are written as they are.
 
     Raises:
         SaveError: something cannot be written.
@@ -79,9 +83,42 @@ def export(model, exporter, export_format, output_dir, calibration=None):
     batches = calibration and [_arrays(calibration.inputs(rows), names) for rows in calibration.by_length()]
     with written_beside(output_dir) as folder, tempfile.TemporaryDirectory() as workspace:
         source = Path(workspace) / "model.onnx"
-        export_onnx(model, exporter, source)
+        if is_int8(model.config):
+            # From 20 on GELU is one operator, which no rounding keeps ONNX Runtime from finding.
+            export_onnx(model, exporter, source, opset=20)
+            _look_past_roundings(source)
+        else:
+            export_onnx(model, exporter, source)
+        if dynamic:
+            _quantize_dynamically(source)
         _WRITERS[export_format](source, folder, batches)
-        model.config.save_pretrained(folder)
+        config = copy.deepcopy(model.config)
+        if is_int8(config):
+            # What INC loads it by; it is INC's no more.
+            config.torch_dtype = "float32"
+            for name in ("backend", "framework"):
+                vars(config).pop(name, None)
+        config.save_pretrained(folder)
+
+
+def _look_past_roundings(path):
+    """Let what asks for a shape ask in front of a rounding, in place.
+
+    ONNX Runtime dequantizes anew for each consumer, also for one that looks at no value: half of 72 times in what
+    minilm-squad is after quantization-aware training.
+    """
+    import onnx
+
+    model = onnx.load(path)
+    rounding = {
+        node.output[0]: node.input[0]
+        for node in model.graph.node
+        if node.op_type in ("QuantizeLinear", "DequantizeLinear")
+    }
+    for node in model.graph.node:
+        while node.op_type == "Shape" and node.input[0] in rounding:
+            node.input[0] = rounding[node.input[0]]
+    onnx.save(model, path)
 
 
 def _write_onnx(source, folder, batches):
@@ -107,7 +144,6 @@ def _quantize_onnx(source, target, batches):
     """
     import onnx
     from onnxruntime.quantization import CalibrationDataReader, QuantType, quantize_static
-    from onnxruntime.quantization.shape_inference import quant_pre_process
 
     class Reader(CalibrationDataReader):
         def __init__(self):
@@ -116,8 +152,7 @@ def _quantize_onnx(source, target, batches):
         def get_next(self):
             return next(self.batches, None)
 
-    prepared = source.with_name("prepared.onnx")
-    quant_pre_process(source, prepared, skip_symbolic_shape=True)
+    prepared = _prepared(source)
     graph = onnx.load(prepared).graph
     weights = {tensor.name for tensor in graph.initializer}
     # Products of two activations, in attention, gain no time. (The option MatMulConstBOnly is not for QDQ.)
@@ -135,6 +170,29 @@ def _quantize_onnx(source, target, batches):
         # Outputs go on in fp32. Rounded as well, which is the default: error 0.27.
         extra_options={"OpTypesToExcludeOutputQuantization": ["MatMul"]},
     )
+
+
+def _quantize_dynamically(path):
+    """Make a model dynamic int8, in place: weights and embeddings are int8, activations get scales from the batch."""
+    from onnxruntime.quantization import QuantType, quantize_dynamic
+
+    quantize_dynamic(
+        _prepared(path),
+        path,
+        op_types_to_quantize=["MatMul", "Gather"],
+        per_channel=True,
+        weight_type=QuantType.QInt8,
+        extra_options={"MatMulConstBOnly": True},
+    )
+
+
+def _prepared(source):
+    """Fold and fuse what can be before a graph is quantized, and return the path of the result."""
+    from onnxruntime.quantization.shape_inference import quant_pre_process
+
+    prepared = source.with_name("prepared.onnx")
+    quant_pre_process(source, prepared, skip_symbolic_shape=True)
+    return prepared
 
 
 def _write_openvino(source, folder, batches):

@@ -30,11 +30,12 @@ TOKENIZER_FILES = (
 )
 
 
-def load_config_and_tokenizer(model_args):
+def load_config_and_tokenizer(model_args, int8_too=False):
     """Load the configuration and the tokenizer, and check that a run can start from them.
 
     Args:
         model_args: `ModelArguments`.
+        int8_too: let an int8 model pass.
 
     Returns:
         `(config, tokenizer)`, the first for a question-answering model, whatever the model was trained for.
@@ -48,7 +49,7 @@ def load_config_and_tokenizer(model_args):
     config_flag = "config_name" if model_args.config_name else "model_name_or_path"
     config = from_pretrained(AutoConfig, config_flag, model_args.config_name or name, model_args)
     _refuse_missing_weights("model_name_or_path", name)
-    _settle_config(config, "model_name_or_path", name)
+    _settle_config(config, "model_name_or_path", name, int8_too)
     tokenizer = load_tokenizer("tokenizer_name", model_args.tokenizer_name or name, model_args)
     _refuse_misfit(config, "model_name_or_path", model_args.model_name_or_path, tokenizer)
     return config, tokenizer
@@ -86,9 +87,14 @@ def load_tokenizer(flag, name, model_args):
     return tokenizer
 
 
-def _settle_config(config, flag, name):
+def is_int8(config):
+    """Tell by the configuration whether a model is one that INC quantized."""
+    return "int8" in str(getattr(config, "torch_dtype", None))
+
+
+def _settle_config(config, flag, name, int8_too=False):
     """Refuse the configuration of an int8 model, and make that of a classifier one of a question-answering model."""
-    if "int8" in str(getattr(config, "torch_dtype", None)):
+    if is_int8(config) and not int8_too:
         raise UsageError(f"--{flag} {name} is quantized already; name the fp32 model it was made from")
     if config.num_labels != 2:
         config.num_labels = 2

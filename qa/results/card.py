@@ -163,6 +163,45 @@ from transformers import pipeline
 model = {kind}.from_pretrained("{name}"{settings})
 answer = pipeline("question-answering", model=model, tokenizer="{name}")
 print(answer(question="Who wrote it?", context="The letter was written by Ada in 1843."))
+```
+
+transformers 5 has this pipeline no more. Without transformers and PyTorch, from a local folder:
+
+{_bare(name, engine)}"""
+
+
+def _bare(name, engine):
+    """Show how a model answers with its engine, `tokenizers` and numpy alone, long contexts included."""
+    packages = (engine.runtime, "tokenizers", "numpy")
+    needs = ", ".join(f"{package} {importlib.metadata.version(package)}" for package in packages)
+    model, names, outputs = engine.bare
+    return f"""With {needs}:
+
+```python
+import numpy as np
+import {engine.runtime}
+from tokenizers import Tokenizer
+
+folder = "{name}"
+model = {model}
+tokenizer = Tokenizer.from_file(f"{{folder}}/tokenizer.json")
+tokenizer.no_padding()
+tokenizer.enable_truncation(384, stride=128, strategy="only_second")
+
+def answer(question, context):
+    best, first = (-np.inf, ""), tokenizer.encode(question, context)
+    for window in [first, *first.overflowing]:
+        known = dict(input_ids=window.ids, attention_mask=window.attention_mask, token_type_ids=window.type_ids)
+        inputs = {{name: np.array([known[name]]) for name in {names}}}
+        start, end = (logits[0] for logits in {outputs})
+        inside = np.array([part == 1 for part in window.sequence_ids])  # tokens of the context
+        spans = np.triu(np.tril(np.outer(inside, inside), 29))  # the end not before the start, at most 30 tokens
+        scores = np.where(spans, start[:, None] + end, -np.inf)
+        i, j = np.unravel_index(scores.argmax(), scores.shape)
+        best = max(best, (scores[i, j], context[window.offsets[i][0] : window.offsets[j][1]]))
+    return best[1]
+
+print(answer("Who wrote it?", "The letter was written by Ada in 1843."))
 ```"""
 
 

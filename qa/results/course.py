@@ -25,18 +25,19 @@ INPUTS = (
 )
 
 
-def read_inputs(run, splits):
+def read_inputs(run, splits, int8_too=False):
     """Read all that can be said to be wrong before the heavy libraries are loaded, into the run.
 
     Args:
         run: `Run` with its arguments and settings; `examples`, `config`, `tokenizer` and `made_from` are filled in.
         splits: dictionary from split to whether it is needed.
+        int8_too: as in `loading.load_config_and_tokenizer`.
 
     Raises:
         UsageError: a file is wrong, the output folder holds something else, or a checkpoint is of another run.
     """
     run.examples = load_examples(run.data_args, run.model_args, [split for split, needed in splits.items() if needed])
-    run.config, run.tokenizer = load_config_and_tokenizer(run.model_args)
+    run.config, run.tokenizer = load_config_and_tokenizer(run.model_args, int8_too)
     run.made_from = made_from(run)
     arguments = vars(run.model_args) | vars(run.data_args) | vars(run.training_args) | vars(run.optimization_args)
     inputs = [(flag, arguments[flag]) for flag in INPUTS if arguments.get(flag) and kind_of(arguments[flag])]

@@ -49,9 +49,10 @@ def report_run(run, prepared, answers, kind=None, history=(), sparsity=None):
     """
     import torch
 
-    from qa.models.loading import load_model, name_on_hub
+    from qa.models.compressed import load_compressed
+    from qa.models.loading import is_int8, load_model, name_on_hub
     from qa.models.passes import Batches
-    from qa.results.evaluation import evaluate_model
+    from qa.results.evaluation import evaluate_model, model_size_mb
     from qa.results.files import save_results
     from qa.results.measure import measure, timed_rows
 
@@ -74,12 +75,17 @@ def report_run(run, prepared, answers, kind=None, history=(), sparsity=None):
 
     # As at the run's start: an untrained head is drawn the same. (transformers' set_seed imports IPEX.)
     torch.manual_seed(seed)
-    original = load_model(run.model_args, run.config)
     evaluated, answers_before = [output_dir], answers
     with tempfile.TemporaryDirectory() as folder:
-        original.save_pretrained(folder)
-        size_mb = sum(file.stat().st_size for file in Path(folder).glob("*.safetensors")) / 1e6
-        models = {"original": {"size_mb": size_mb, **cost("fp32", folder)}}
+        if is_int8(run.config):
+            name = run.model_args.model_name_or_path
+            original = load_compressed(name)
+            models = {"original": {"size_mb": model_size_mb(original, name), **cost("compressed", name)}}
+        else:
+            original = load_model(run.model_args, run.config)
+            original.save_pretrained(folder)
+            size_mb = sum(file.stat().st_size for file in Path(folder).glob("*.safetensors")) / 1e6
+            models = {"original": {"size_mb": size_mb, **cost("fp32", folder)}}
         if kind:
             size_mb = read_json(output_dir / "all_results.json")["model_size_mb"]
             models["result"] = {"size_mb": size_mb, **cost(kind, output_dir, batches.multiple)}

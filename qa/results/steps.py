@@ -4,7 +4,7 @@ Belongs here: lines of Markdown, each with the settings behind it as INC takes t
 Does not belong here: the card around them (`card.py`).
 """
 
-from qa.models.loading import name_on_hub
+from qa.models.loading import is_int8, name_on_hub
 from qa.start.engines import ENGINES
 
 
@@ -46,8 +46,12 @@ def export_steps(run, calibration):
     """Tell what `export_qa.py` did; `calibration` as in `post_training_steps`."""
     engine = ENGINES[run.optimization_args.export_format]
     steps = {f"Export to {engine.format}": None}
-    if calibration:
-        steps[f"Static post-training quantization to int8 by {engine.quantizer}{_calibrated(calibration)}"] = None
+    if run.optimization_args.apply_quantization:
+        approach = run.optimization_args.quantization_approach.capitalize()
+        done = f"{approach} post-training quantization to int8 by {engine.quantizer}{_calibrated(calibration)}"
+        steps[done] = None
+    elif is_int8(run.config):
+        steps["What was int8 before is int8 here, with the same weights, scales and zero points"] = None
     return steps
 
 

@@ -40,14 +40,15 @@ def verify(model, loaded, inputs, tolerance):
     _conclude(f"largest logit difference {difference:.3g}, tolerance {tolerance:.3g}", difference <= tolerance)
 
 
-def verify_error(model, loaded, batches, share):
-    """Print how far the logits of an int8 model are from those of the fp32 model, and end with 1 if it is too far.
+def verify_error(model, loaded, batches, share, name="fp32"):
+    """Print how far the logits of an int8 model are from those of another, and end with 1 if it is too far.
 
     Args:
-        model, loaded: the fp32 and the int8 model, callables as in `passes.predict_logits`.
+        model, loaded: what it was made from and the int8 model, callables as in `passes.predict_logits`.
         batches: list of dictionaries of `(b, l)` int64 tensors, with `attention_mask`; padding does not count.
-        share: largest mean of the absolute differences that passes, as a share of the standard deviation of the fp32
-            logits.
+        share: largest mean of the absolute differences that passes, as a share of the standard deviation of the
+            logits of `model`.
+        name: of `model`, for the line.
     """
     import numpy as np
     import torch
@@ -64,7 +65,7 @@ def verify_error(model, loaded, batches, share):
     error = np.abs(found - expected).mean()
     relative = error / expected.std()
     _conclude(
-        f"mean logit difference to fp32 {error:.3g}, {100 * relative:.2g} % of their standard deviation, tolerance "
+        f"mean logit difference to {name} {error:.3g}, {100 * relative:.2g} % of their standard deviation, tolerance "
         f"{100 * share:.2g} %",
         relative <= share,
     )

@@ -17,9 +17,12 @@ class Engine:
         packages: modules that an export needs; `requirements-NAME.txt` brings them.
         runtime: the one of them that runs a model.
         quantizer: what makes it int8, for people.
+        dynamic: whether it runs int8 whose activations get their scales from each batch.
         library: the hub's name for what loads it.
         distribution: package of the class that its users load it with.
         loader: module and name of that class, and what it is given besides the folder.
+        bare: Python that needs the engine alone: what loads `model` from `folder`, the names of its inputs, and its
+            outputs from a dictionary of `inputs`.
     """
 
     format: str
@@ -27,9 +30,11 @@ class Engine:
     packages: tuple
     runtime: str
     quantizer: str
+    dynamic: bool
     library: str
     distribution: str
     loader: tuple
+    bare: tuple
 
 
 ENGINES = {
@@ -39,9 +44,15 @@ ENGINES = {
         packages=("onnx", "onnxruntime"),
         runtime="onnxruntime",
         quantizer="ONNX Runtime",
+        dynamic=True,
         library="optimum",
         distribution="optimum-onnx",
         loader=("optimum.onnxruntime", "ORTModelForQuestionAnswering", ""),
+        bare=(
+            'onnxruntime.InferenceSession(f"{folder}/model.onnx")',
+            "[each.name for each in model.get_inputs()]",
+            'model.run(["start_logits", "end_logits"], inputs)',
+        ),
     ),
     "openvino": Engine(
         format="OpenVINO IR",
@@ -49,9 +60,15 @@ ENGINES = {
         packages=("onnx", "openvino", "nncf"),
         runtime="openvino",
         quantizer="NNCF",
+        dynamic=False,
         library="optimum-intel",
         distribution="optimum-intel",
         # As it was scored; else OpenVINO computes in bf16 where the processor can.
         loader=("optimum.intel", "OVModelForQuestionAnswering", ', ov_config={"INFERENCE_PRECISION_HINT": "f32"}'),
+        bare=(
+            'openvino.compile_model(f"{folder}/openvino_model.xml", "CPU", {"INFERENCE_PRECISION_HINT": "f32"})',
+            "[each.any_name for each in model.inputs]",
+            'map(model(inputs).__getitem__, ["start_logits", "end_logits"])',
+        ),
     ),
 }

@@ -184,6 +184,14 @@ def test_openvino_int8_holds_its_weights_in_int8(exported):
     assert large == ["i8"] * (3 * 6 + 2)
 
 
+HEAVY = ["torch", "transformers", "optimum", "neural_compressor", "qa"]
+ANSWERED = f"""
+import json
+data = json.load(open({str(SAMPLE / "dev.json")!r}))["data"]
+paragraphs = [each for article in data for each in article["paragraphs"]]
+asked = [(each["id"], each["question"], one["context"]) for one in paragraphs for each in one["qas"]]
+print(json.dumps({{name: answer(question, context) for name, question, context in asked[:100]}}))
+"""
 CLIENT = """
 import numpy as np
 inputs = answer.tokenizer("Who wrote it?", "The letter was written by Ada in 1843.", return_tensors="pt")
@@ -196,13 +204,27 @@ print(np.asarray(model(**inputs).start_logits.detach()).round(4).tolist()[0])
 def test_the_lines_of_the_card_load_it(kind, exported):
     folder = exported[kind][0]
     text = (folder / "README.md").read_text(encoding="utf-8")
-    (lines,) = re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL)
+    lines, bare = re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL)
     answered = forked_main.run("-c", lines + CLIENT, cwd=folder.parent, kind="ipex")
     assert answered.returncode == 0, answered.stderr
     answer, logits = answered.stdout.strip().splitlines()[-2:]
     assert re.fullmatch(r"\{'score': .*, 'answer': '.*'\}", answer)
     expected = load_exported(folder)(**question_inputs(folder))["start_logits"][0]
     assert np.allclose(json.loads(logits), expected, atol=2e-4)
+    # The other lines give the answers of the evaluation without any of these.
+    script = f"import sys\nfor name in {HEAVY}:\n    sys.modules[name] = None\n{bare}{ANSWERED}"
+    alone = subprocess.run(
+        [sys.executable, "-c", script], cwd=folder.parent, capture_output=True, text=True, timeout=300
+    )
+    assert alone.returncode == 0, alone.stderr
+    short, answers = alone.stdout.strip().splitlines()
+    # The pipeline takes whole words.
+    assert short and short in re.search(r"'answer': '(.*)'", answer)[1]
+    found, expected = json.loads(answers), read(folder / "eval_predictions.json")
+    assert len(found) == 100
+    # Batches are padded there, which may turn one that is nearly a tie.
+    assert sum(found[each] == expected[each] for each in expected) >= 98
+    assert len([line for line in bare.splitlines() if line]) <= 21
 
 
 def question_inputs(folder):
@@ -268,14 +290,104 @@ def test_segments_and_masks_arrive_where_they_belong(flags, tmp_path, monkeypatc
     assert other > 0.5
 
 
+@pytest.fixture(scope="module")
+def int8_folder(tmp_path_factory):
+    """What static quantization by INC saves of the sample model."""
+    folder = tmp_path_factory.mktemp("int8") / "static"
+    flags = ["--model_name_or_path", SAMPLE / "distilbert-qa", *QUESTIONS, "--max_eval_samples", 100, "--do_eval"]
+    flags += ["--apply_quantization", "--quantization_approach", "static", "--num_calibration_samples", 30]
+    finished = run("run_qa_post_training.py", flags, folder)
+    assert finished.returncode == 0, finished.stderr
+    return folder
+
+
 @pytest.mark.recipe
-def test_a_quantized_folder_is_refused(tmp_path):
-    flags = ["--model_name_or_path", SAMPLE / "distilbert-qa", *QUESTIONS, "--apply_quantization"]
-    assert run("run_qa_post_training.py", flags, tmp_path / "dynamic").returncode == 0
-    refused = run("export_qa.py", ["--model_name_or_path", tmp_path / "dynamic", *QUESTIONS], tmp_path / "out")
+@pytest.mark.parametrize("engine", MODEL_FILES)
+def test_an_int8_folder_goes_along_with_its_weights_scales_and_zero_points(engine, int8_folder, tmp_path):
+    from qa.models.compressed import load_compressed
+
+    flags = ["--model_name_or_path", int8_folder, *EVALUATED, "--export_format", engine, "--report"]
+    finished = run("export_qa.py", flags, tmp_path / "out")
+    assert finished.returncode == 0, finished.stderr
+    error = re.search(r"mean logit difference to those of the folder .*, (\S+) % of .*: passed", finished.stdout)[1]
+    assert float(error) <= 6
+    f1 = {place: read(place / "all_results.json")["eval_f1"] for place in (int8_folder, tmp_path / "out")}
+    assert abs(f1[int8_folder] - f1[tmp_path / "out"]) <= 1.0
+
+    report = read(tmp_path / "out" / "report.json")
+    assert report["models"]["original"]["f1"] == f1[int8_folder]
+    assert report["models"]["original"]["size_mb"] == (int8_folder / "pytorch_model.bin").stat().st_size / 1e6
+    card = (tmp_path / "out" / "README.md").read_text(encoding="utf-8")
+    assert "What was int8 before is int8 here, with the same weights, scales and zero points" in card
+    assert "- int8\n" in card
+    assert read(tmp_path / "out" / "config.json")["torch_dtype"] == "float32"
+
+    operators = {
+        name: module
+        for name, module in load_compressed(int8_folder).model.named_modules()
+        if type(module).__module__.startswith("torch.ao.nn.quantized") and hasattr(module, "scale")
+    }
+    weights, steps = matrices_and_steps(tmp_path / "out", engine)
+    # The second feed-forward layer and the head stay in fp32.
+    assert len(operators) == len(weights) == 3 * 5
+    for name, operator in operators.items():
+        expected = operator.weight().int_repr().numpy().T
+        # Bit by bit, so that zeros are where they were.
+        assert any(np.array_equal(expected, weight) for weight in weights), name
+        if engine == "onnx":
+            assert (np.float32(operator.scale), operator.zero_point) in steps, name
+
+
+def matrices_and_steps(folder, engine):
+    """The int8 matrices of a model, and of an ONNX file the scale and zero point of each rounding."""
+    if engine == "openvino":
+        import openvino
+
+        model = openvino.Core().read_model(folder / "openvino_model.xml")
+        constants = [node for node in model.get_ops() if node.get_type_name() == "Constant" and len(node.shape) == 2]
+        return [node.data for node in constants if node.get_element_type().get_type_name() == "i8"], None
+    from onnx import numpy_helper
+
+    graph = graph_of(folder)
+    found = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer}
+    rounded = [node for node in graph.node if node.op_type == "QuantizeLinear"]
+    steps = {(np.float32(found[node.input[1]]), int(found[node.input[2]])) for node in rounded}
+    return [array for array in found.values() if array.dtype == np.int8 and array.ndim == 2], steps
+
+
+@pytest.mark.recipe
+def test_an_int8_folder_is_not_quantized_again(int8_folder, tmp_path):
+    flags = ["--model_name_or_path", int8_folder, *QUESTIONS, *INT8]
+    refused = run("export_qa.py", flags, tmp_path / "out")
     assert refused.returncode == 2
-    assert refused.stderr.startswith(f"error: --model_name_or_path {tmp_path / 'dynamic'} is quantized already")
+    assert refused.stderr.startswith(f"error: --model_name_or_path {int8_folder} is quantized already")
     assert refused.stderr.count("\n") == 1
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("backend", "is_static", "words", "said"),
+    [
+        ("ipex", True, [], "is a TorchScript program of IPEX, which cannot be taken apart; export the folder of the"),
+        ("default", False, ["--export_format", "openvino"], "is dynamic int8, and that of --export_format openvino"),
+        (None, True, [*INT8, "--quantization_approach", "dynamic", "--export_format", "openvino"], "is static; give"),
+    ],
+)
+def test_int8_that_an_engine_does_not_take_is_refused_in_one_line(
+    backend, is_static, words, said, model, tmp_path, monkeypatch, capsys
+):
+    if backend:
+        config = {**read(model / "config.json"), "torch_dtype": "int8", "backend": backend}
+        (model / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    (model / "inc_config.json").write_text(json.dumps({"quantization": {"is_static": is_static}}), encoding="utf-8")
+    words = ["--model_name_or_path", model, *QUESTIONS, "--do_eval", *words, "--output_dir", tmp_path / "out"]
+    monkeypatch.setattr(sys, "argv", ["export_qa.py", *map(str, words)])
+    with pytest.raises(SystemExit) as ended:
+        export_qa.main()
+    assert ended.value.code == 2
+    error = capsys.readouterr().err
+    assert said in error
+    assert error.count("\n") == 1
     assert not (tmp_path / "out").exists()
 
 
