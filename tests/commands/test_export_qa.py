@@ -350,6 +350,9 @@ def matrices_and_steps(folder, engine):
 
     graph = graph_of(folder)
     found = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer}
+    for node in graph.node:  # equal values are stored once, and get further names by nodes
+        if node.op_type == "Identity" and node.input[0] in found:
+            found[node.output[0]] = found[node.input[0]]
     rounded = [node for node in graph.node if node.op_type == "QuantizeLinear"]
     steps = {(np.float32(found[node.input[1]]), int(found[node.input[2]])) for node in rounded}
     return [array for array in found.values() if array.dtype == np.int8 and array.ndim == 2], steps

@@ -379,6 +379,9 @@ def test_checkpoints_run_no_code(tmp_path):
     ):
         content = (good / name).read_bytes() if (good / name).exists() else None
         save_pickled(good / name, {"state": Hostile(mark)})
+        # As a kill leaves it: a finished run would not look at its checkpoints again.
+        made_from = json.loads((tmp_path / "out" / "run.json").read_text(encoding="utf-8"))["made_from"]
+        (tmp_path / "out" / "run.json").write_text(json.dumps({"made_from": made_from}), encoding="utf-8")
         finished = forked_main.run("run_qa.py", *as_words(flags), cwd=tmp_path)
         assert not mark.exists(), name
         if content is None:
