@@ -8,7 +8,7 @@ import pytest
 from conftest import ROOT
 
 # From the top to the bottom; each imports from what stands behind it, and from its own room.
-COMMANDS = ("run_qa", "run_qa_post_training", "export_qa", "report_qa", "prune_encoder_qa")
+COMMANDS = ("run_qa", "run_qa_post_training", "export_qa", "report_qa", "answer_qa", "prune_encoder_qa")
 ROOMS = ("commands", "for import", "results", "training", "compression", "models", "questions", "start", "corrections")
 FOR_IMPORT = ("trainer_qa", "utils_qa")
 PATHS = sorted([*ROOT.glob("*.py"), *ROOT.glob("qa/*/*.py")])
@@ -74,7 +74,7 @@ def test_each_command_reads_from_top_to_bottom(command):
 
 @pytest.mark.recipe
 def test_importing_changes_no_variable():
-    """Libraries set some of their own as they are imported; none is set by a line of ours."""
+    """Libraries set some of their own as they are imported; none is set by a line of ours, but to put them back."""
     program = """
 import importlib, os, sys
 def note(event, args):
@@ -88,7 +88,8 @@ sys.addaudithook(note)
 for name in sys.argv[1:]:
     importlib.import_module(name)
 """
-    words = [sys.executable, "-c", program, *MODULES]
+    putting_back = "qa.corrections.imports"  # `test_trainer_qa.py` sees that it leaves nothing behind
+    words = [sys.executable, "-c", program, *(module for module in MODULES if module != putting_back)]
     finished = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=600)
     assert finished.returncode == 0, finished.stderr
     assert finished.stdout == ""

@@ -22,7 +22,7 @@ def process_as_it_was():
     finally:
         for name in os.environ.keys() - environ.keys():
             del os.environ[name]
-        os.environ.update(environ)
+        os.environ.update({name: value for name, value in environ.items() if os.environ.get(name) != value})
         logging.root.setLevel(level)
         logging.root.handlers[:] = handlers
         logging.setLoggerClass(logger_class)

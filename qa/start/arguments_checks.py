@@ -104,7 +104,10 @@ OPTIMIZERS = {
 }
 # Arguments of ours that do something with another flag only.
 OF_COMPRESSION = {
-    "apply_pruning": ("target_sparsity", "start_step", "end_step", "pruning_approach", "pruning_config"),
+    "apply_pruning": (
+        *("target_sparsity", "start_step", "end_step", "pruning_approach", "pruning_config"),
+        *("prune_heads", "prune_ffn"),
+    ),
     "apply_distillation": ("teacher_model_name_or_path", "generate_teacher_logits", "distillation_config"),
     "apply_quantization": ("quantization_config",),
 }

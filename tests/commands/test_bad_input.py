@@ -680,7 +680,7 @@ EXPORT = {
         {"--apply_quantization": True},
         ["--apply_quantization", "--train_file"],
     ),
-    "approach that exports do not have": ({"--quantization_approach": "static"}, ["--quantization_approach"]),
+    "approach that exports do not have": ({"--quantization_approach": "aware"}, ["--quantization_approach", "aware"]),
     "IPEX in an export": ({"--use_ipex": True}, ["--use_ipex", "run_qa_post_training.py"]),
     "bf16 in an export": ({"--bf16": True, "--no_cuda": True}, ["--bf16", "run_qa_post_training.py"]),
     "tracker of an export": ({"--report_to": "tensorboard"}, ["--report_to"]),
@@ -697,7 +697,13 @@ EXPORT = {
         ["f.json", "not valid JSON"],
     ),
     # models
-    "export of a quantized model": (model(change_json("config.json", torch_dtype="int8")), ["quantized already"]),
+    "quantized export of a quantized model": (
+        lambda folder: {
+            **model(change_json("config.json", torch_dtype="int8"))(folder),
+            **{"--apply_quantization": True, "--train_file": folder / "good.json"},
+        },
+        ["quantized already"],
+    ),
     "export of int8 weights": (model(save_as_bin), ["pytorch_model.bin holds no fp32 weights"]),
     "export of an export": (
         model(lambda folder: (folder / "model.safetensors").rename(folder / "model.onnx")),

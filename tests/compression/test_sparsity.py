@@ -34,4 +34,4 @@ def test_only_what_is_not_used_is_left_out(tokenizer):
     assert unused_linears(model) == {"bert.pooler"}
     assert len(prunable_weights(model)) == 12
     config = pruning_config({"excluded_op_names": [".*qa_outputs"]}, model)
-    assert config.weight_compression["excluded_op_names"] == [".*qa_outputs", r"^bert\.pooler$"]
+    assert config.weight_compression["excluded_op_names"] == [".*qa_outputs", r"^bert\.pooler$", "^qa_outputs$"]
