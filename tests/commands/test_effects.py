@@ -27,11 +27,12 @@ pytestmark = pytest.mark.recipe
 
 @pytest.fixture(scope="module")
 def plain(tmp_path_factory):
-    with pytest.MonkeyPatch.context() as monkeypatch:
-        return train(monkeypatch, tmp_path_factory.mktemp("effects") / "plain", "--save_strategy", "no")
+    folder = tmp_path_factory.mktemp("effects") / "plain"
+    train(folder, "--save_strategy", "no")
+    return folder
 
 
 @pytest.mark.parametrize("effect", EFFECTS)
-def test_what_works_has_an_effect(effect, plain, monkeypatch, tmp_path):
-    changed = train(monkeypatch, tmp_path / "changed", "--save_strategy", "no", *EFFECTS[effect])
-    assert differences(plain, changed)
+def test_what_works_has_an_effect(effect, plain, tmp_path):
+    train(tmp_path / "changed", "--save_strategy", "no", *EFFECTS[effect])
+    assert differences(plain, tmp_path / "changed")
