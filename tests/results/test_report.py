@@ -17,7 +17,7 @@ from qa.results import plots
 from qa.results.comparison import compare_runs, pareto_front, print_results, side_by_side
 from qa.results.measure import bootstrap_means, interval, timed_rows
 from qa.results.page import LARGEST_PAGE
-from qa.results.report import changed_answers, compare_scores
+from qa.results.report import changed_answers, compare_scores, report_table
 from qa.results.tables import markdown_table, text_table
 from qa.start.errors import UsageError
 from report_qa import main
@@ -185,6 +185,11 @@ def test_a_report_says_what_became_of_the_model(name, runs):
             assert 0 < speed["p50_ms"] <= speed["p95_ms"]
             assert speed["questions_per_second"] > 0
             assert speed["peak_memory_mb"] > model["libraries_memory_mb"]
+    cells = {row[0]: [float(cell.split()[0]) for cell in row[1:]] for row in report_table(report)}
+    libraries, both = cells["memory of the libraries (MB)"], cells["peak memory, both together (MB)"]
+    for own, beside, together in zip(cells["batch of 8: peak memory, of the model (MB)"], libraries, both, strict=True):
+        # Four digits are shown.
+        assert own + beside == pytest.approx(together, rel=1e-3)
     answers = [read(runs / run_name, "eval_predictions.json") for run_name in ("fp32", name)]
     changed = {identifier for identifier in answers[0] if answers[0][identifier] != answers[1][identifier]}
     assert {change["id"] for change in report["changed_answers"]} == changed
