@@ -10,6 +10,7 @@ Does not belong here: flags of runs, and what is expected of them.
 """
 
 import contextlib
+import gc
 import importlib
 import json
 import os
@@ -22,6 +23,7 @@ import sys
 import tempfile
 import time
 import traceback
+import zlib
 from pathlib import Path
 
 from filelock import FileLock
@@ -53,7 +55,9 @@ LIBRARIES = (
         "qa.models.passes",
     ),
     *("qa.results.card", "qa.results.plots", "qa.results.comparison", "transformers.pipelines.question_answering"),
-    *("optimum.exporters.onnx.model_configs", "onnx", "torch.utils.tensorboard"),
+    *("optimum.exporters.onnx.model_configs", "onnx", "torch.utils.tensorboard", "qa.questions.squad_metric"),
+    # What PyTorch brings in with the first optimizer, and accelerate and INC with the first training.
+    *("torch._dynamo", "torch._inductor.standalone_compile", "torch.distributed.fsdp"),
 )
 # `ipex` is as its users' processes are, where INC finds it: with what it changes in PyTorch.
 KINDS = {"arguments": ARGUMENTS, "libraries": LIBRARIES, "ipex": ("intel_extension_for_pytorch", *LIBRARIES)}
@@ -100,7 +104,7 @@ def _content(file):
     return file.read().decode()
 
 
-def start(script, *words, cwd, kind="libraries", env=None, limited=False):
+def start(script, *words, cwd, kind="libraries", env=None, limited=False, imported_in=None):
     """Start a run.
 
     Args:
@@ -108,18 +112,21 @@ def start(script, *words, cwd, kind="libraries", env=None, limited=False):
         words: its command line; turned into text.
         cwd: existing folder to run in.
         kind: of `KINDS`: what has been imported before.
-        env: environment variables; those of this process if `None`. What the libraries read as they are imported
-            (`HF_ENDPOINT`, `OMP_NUM_THREADS`) comes too late here.
+        env: environment variables; `imported_in`, or those of this process, if `None`. What the libraries read as they
+            are imported (`HF_ENDPOINT`, `OMP_NUM_THREADS`) comes too late here.
         limited: whether memory and processor time are kept to what a refusal needs.
+        imported_in: environment variables that the libraries are imported in; those of the tests if `None`. There is
+            one more process to be forked from for each such environment.
 
     Returns:
         `Run`.
     """
     outputs = [tempfile.TemporaryFile() for _ in range(3)]  # noqa: SIM115  a `Run` reads them in the end
     asked = {"script": script, "words": list(map(str, words)), "cwd": str(cwd), "limited": limited}
-    connection = _connected(kind)
+    connection = _connected(kind, imported_in)
+    env = dict(env or imported_in or os.environ)
     socket.send_fds(connection, [b"."], [file.fileno() for file in outputs])
-    connection.sendall(json.dumps({**asked, "env": dict(os.environ if env is None else env)}).encode())
+    connection.sendall(json.dumps({**asked, "env": env}).encode())
     connection.shutdown(socket.SHUT_WR)
     return Run(connection, outputs)
 
@@ -131,25 +138,25 @@ def run(script, *words, **kwargs):
     return process
 
 
-def _connected(kind):
+def _connected(kind, variables):
     """Return a connection to the process of a kind, which the first of all workers to ask for it starts."""
     from conftest import VARIABLES
 
     folder = Path(os.environ["QA_TESTS_FOLDER"])
-    path = folder / f"{kind}.socket"
-    with FileLock(folder / f"{kind}.lock"):
+    name = kind if variables is None else f"{kind}-{zlib.crc32(json.dumps(variables, sort_keys=True).encode())}"
+    path = folder / f"{name}.socket"
+    with FileLock(folder / f"{name}.lock"):
         if not path.exists():
             words = [sys.executable, __file__, kind, str(path), os.environ["QA_TESTS_PID"]]
             paths = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
-            with (folder / f"{kind}.log").open("wb") as log:
-                server = subprocess.Popen(
-                    words, env={**VARIABLES, "PYTHONPATH": paths}, stdin=subprocess.DEVNULL, stdout=log, stderr=log
-                )
+            environment = {**(VARIABLES if variables is None else variables), "PYTHONPATH": paths}
+            with (folder / f"{name}.log").open("wb") as log:
+                server = subprocess.Popen(words, env=environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
             while not path.exists():
-                assert server.poll() is None, (folder / f"{kind}.log").read_text()
+                assert server.poll() is None, (folder / f"{name}.log").read_text()
                 time.sleep(0.02)
             # Else its imports would be heard in no run at all.
-            assert not (printed := (folder / f"{kind}.log").read_text()), printed
+            assert not (printed := (folder / f"{name}.log").read_text()), printed
     connection = socket.socket(socket.AF_UNIX)
     connection.connect(str(path))
     return connection
@@ -168,6 +175,9 @@ def serve(kind, path, pid):
     with without_ipex(kind == "libraries"):
         for name in KINDS[kind]:
             importlib.import_module(name)
+    # Else each forked process would look through, and so copy, all that was imported.
+    gc.collect()
+    gc.freeze()
     server = socket.socket(socket.AF_UNIX)
     # Bound to another name until it listens: the name is the sign for that.
     server.bind(f"{path}-")
