@@ -66,7 +66,7 @@ hypothesis.settings.load_profile("suite")
 
 
 # Fixtures that hold whole runs: tests that ask for one of them are for one worker.
-SHARED_RUNS = {"exported", "folders", "place", "pruned", "runs"}
+SHARED_RUNS = {"exported", "folders", "hub_of_all", "place", "pruned", "runs"}
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -2,8 +2,9 @@
 
 A run of its own pays 8 s of imports before it does anything. A forked one has a memory, a working directory, an
 environment, standard streams, signals and an exit code of its own as well, and shares with a run of its own all that
-is worth testing but the imports. `python tests/forked_main.py KIND SOCKET PID` is the process that is forked from; it
-listens at a socket, for all workers of a test run, until the process PID has ended.
+is worth testing but the imports. `python tests/forked_main.py serve KIND SOCKET PID` is the process that is forked
+from; it listens at a socket, for all workers of a test run, until the process PID has ended. `python
+tests/forked_main.py SCRIPT FLAGS` stands for a run where others start it, as torchrun does: same streams, same end.
 
 Belongs here: what runs in the forked process, and starting it.
 Does not belong here: flags of runs, and what is expected of them.
@@ -66,7 +67,7 @@ KINDS = {"arguments": ARGUMENTS, "libraries": LIBRARIES, "ipex": ("intel_extensi
 class Run:
     """A forked process, with the part of `subprocess.Popen` that tests use; `heavy` is there once it has ended."""
 
-    def __init__(self, connection, outputs):
+    def __init__(self, connection, outputs=None):
         self._connection, self._outputs = connection, outputs
         self._answers = connection.makefile("r")
         self.pid, self.returncode = int(self._answers.readline()), None
@@ -83,8 +84,9 @@ class Run:
                 raise subprocess.TimeoutExpired("a forked run", timeout)
             self.returncode = int(self._answers.readline())
             self._connection.close()
-            self.stdout, self.stderr, self.heavy = map(_content, self._outputs)
-            self.heavy = self.heavy.split()
+            if self._outputs:
+                self.stdout, self.stderr, self.heavy = map(_content, self._outputs)
+                self.heavy = self.heavy.split()
         return self.returncode
 
     def communicate(self, timeout=PATIENCE):
@@ -105,7 +107,7 @@ def _content(file):
 
 
 def start(script, *words, cwd, kind="libraries", env=None, limited=False, imported_in=None):
-    """Start a run.
+    """Start a run; it is killed when nobody waits for it any more.
 
     Args:
         script: name of a script in the project's root, or `-c`, with a program as the first word.
@@ -123,12 +125,14 @@ def start(script, *words, cwd, kind="libraries", env=None, limited=False, import
     """
     outputs = [tempfile.TemporaryFile() for _ in range(3)]  # noqa: SIM115  a `Run` reads them in the end
     asked = {"script": script, "words": list(map(str, words)), "cwd": str(cwd), "limited": limited}
-    connection = _connected(kind, imported_in)
-    env = dict(env or imported_in or os.environ)
-    socket.send_fds(connection, [b"."], [file.fileno() for file in outputs])
-    connection.sendall(json.dumps({**asked, "env": env}).encode())
-    connection.shutdown(socket.SHUT_WR)
-    return Run(connection, outputs)
+    asked["env"] = dict(env or imported_in or os.environ)
+    return Run(_asked(_connected(kind, imported_in), asked, [file.fileno() for file in outputs]), outputs)
+
+
+def _asked(connection, asked, outputs):
+    socket.send_fds(connection, [b"."], outputs)
+    connection.sendall(json.dumps(asked).encode() + b"\n")
+    return connection
 
 
 def run(script, *words, **kwargs):
@@ -138,16 +142,22 @@ def run(script, *words, **kwargs):
     return process
 
 
+def words_for(script):
+    """Return the words by which others start a process that stands for a run; its flags go behind them."""
+    run("-c", "", cwd=ROOT)  # the process to be forked from is there then
+    return [__file__, script]
+
+
 def _connected(kind, variables):
     """Return a connection to the process of a kind, which the first of all workers to ask for it starts."""
-    from conftest import VARIABLES
-
     folder = Path(os.environ["QA_TESTS_FOLDER"])
     name = kind if variables is None else f"{kind}-{zlib.crc32(json.dumps(variables, sort_keys=True).encode())}"
     path = folder / f"{name}.socket"
     with FileLock(folder / f"{name}.lock"):
         if not path.exists():
-            words = [sys.executable, __file__, kind, str(path), os.environ["QA_TESTS_PID"]]
+            from conftest import VARIABLES
+
+            words = [sys.executable, __file__, "serve", kind, str(path), os.environ["QA_TESTS_PID"]]
             paths = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
             environment = {**(VARIABLES if variables is None else variables), "PYTHONPATH": paths}
             with (folder / f"{name}.log").open("wb") as log:
@@ -200,12 +210,15 @@ def _watch(connection):
     connection.setblocking(True)
     _, outputs, _, _ = socket.recv_fds(connection, 1, 3)
     asked = b""
-    while part := connection.recv(1 << 16):
-        asked += part
+    while not asked.endswith(b"\n"):
+        asked += connection.recv(1 << 16)
     if not (pid := os.fork()):
         connection.close()
         _run(outputs, **json.loads(asked))
     connection.sendall(f"{pid}\n".encode())
+    ended = os.pidfd_open(pid)
+    if ended not in select.select([connection, ended], [], [])[0]:
+        os.kill(pid, signal.SIGKILL)
     code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
     with contextlib.suppress(BrokenPipeError):  # nobody waits any more
         connection.sendall(f"{code}\n".encode())
@@ -245,5 +258,23 @@ def _run(outputs, script, words, cwd, limited, env):
         os._exit(code)
 
 
+def stand_for(script, *words):
+    """Be a run to whoever has started this process and will end it."""
+    asked = {"script": script, "words": words, "cwd": str(Path.cwd()), "limited": False, "env": dict(os.environ)}
+    with Path(os.devnull).open("wb") as nothing:
+        process = Run(_asked(_connected("libraries", None), asked, [1, 2, nothing.fileno()]))
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda number, frame: process.send_signal(number))
+    code = process.wait()
+    if code < 0:
+        with contextlib.suppress(OSError):  # SIGKILL has no other handler
+            signal.signal(-code, signal.SIG_DFL)
+        os.kill(os.getpid(), -code)
+    sys.exit(code)
+
+
 if __name__ == "__main__":
-    serve(sys.argv[1], sys.argv[2], int(sys.argv[3]))
+    if sys.argv[1] == "serve":
+        serve(sys.argv[2], sys.argv[3], int(sys.argv[4]))
+    else:
+        stand_for(*sys.argv[1:])

@@ -160,9 +160,9 @@ def folders(tmp_path_factory):
     exported = [*words, "--test_file", SAMPLE / "dev.json", "--output_dir", place / "onnx"]
     words += ["--version_2_with_negative", "--null_score_diff_threshold", -1.5, "--per_device_eval_batch_size", 1]
     words += ["--apply_quantization", "--max_answer_length", 5, "--test_file", SAMPLE / "dev_v2.json"]
-    words += ["--output_dir", place / "dynamic"]
-    for script, words in (("export_qa.py", exported), ("run_qa_post_training.py", words)):
-        finished = forked_main.run(script, *words, cwd=place)
+    quantized = [*words, "--output_dir", place / "dynamic"]
+    for script, flags in (("export_qa.py", exported), ("run_qa_post_training.py", quantized)):
+        finished = forked_main.run(script, *flags, cwd=place)
         assert finished.returncode == 0, finished.stderr
     return place
 
