@@ -22,7 +22,6 @@ from qa.compression.settings import (
     find_config,
     quantization_settings,
     settings_for_pruning,
-    settings_for_slimming,
 )
 from qa.corrections.ipex import without_ipex
 from qa.corrections.launchers import others_are_missing
@@ -160,11 +159,7 @@ def settings_of(optimization_args):
                     "states of student and teacher in every step; leave out one of them"
                 )
     if optimization_args.apply_pruning:
-        slimming, zeros = settings_for_slimming(optimization_args)
-        if slimming:
-            settings["slimming"] = slimming
-        if zeros:
-            settings["pruning"] = settings_for_pruning(optimization_args)
+        settings |= settings_for_pruning(optimization_args)
     return settings
 
 

@@ -111,14 +111,15 @@ class Arguments:
     """The part of `OptimizationArguments` that is about pruning."""
 
     def __init__(self, **given):
-        defaults = {**FLAGS, "pruning_approach": FLAGS["pruning_type"], "pruning_config": None}
+        defaults = {**FLAGS, "pruning_approach": FLAGS["pruning_type"]}
+        defaults |= dict.fromkeys(("pruning_config", "prune_heads", "prune_ffn"))
         vars(self).update({**defaults, **given, "given": frozenset(given)})
 
 
 def scheduled(folder, content, steps_per_epoch, last_step, **flags):
     (folder / "own.yml").write_text(content, encoding="utf-8")
     merged = settings_for_pruning(Arguments(pruning_config=str(folder / "own.yml"), **flags))
-    return fit_schedule(merged, steps_per_epoch, last_step)
+    return fit_schedule(merged["pruning"], steps_per_epoch, last_step)
 
 
 OLDER_LOCAL = "pruning: {approach: {weight_compression: {end_epoch: 1, pruners: [{end_step: 5}, {}]}}}\n"
@@ -191,3 +192,34 @@ def test_merging_and_fitting_leave_their_settings_as_they_are(tmp_path):
     before = repr(merged)
     fit_schedule(merged, 20, 40)
     assert repr(merged) == before
+
+
+SLIM = "auto_slim: {mha_sparsity: 0.5}\n"
+
+
+@pytest.mark.parametrize(
+    ("content", "flags", "slimming", "zeros"),
+    [
+        (SLIM, {}, (0.5, 0.0), None),
+        (SLIM, {"prune_heads": 0.25, "prune_ffn": 0.75}, (0.25, 0.75), None),
+        (SLIM, {"prune_heads": 0.0}, None, 0.1),
+        (SLIM, {"target_sparsity": 0.3}, (0.5, 0.0), 0.3),
+        (SLIM + "target_sparsity: 0.2\n", {}, (0.5, 0.0), 0.2),
+        ("pattern: 1x1\n", {"prune_ffn": 0.5}, (0.0, 0.5), None),
+        (None, {"prune_ffn": 0.5}, (0.0, 0.5), None),
+        (None, {}, None, 0.1),
+    ],
+)
+def test_what_is_taken_out_and_what_becomes_zero(content, flags, slimming, zeros, tmp_path):
+    if content is not None:
+        (tmp_path / "own.yml").write_text(content, encoding="utf-8")
+        flags = {**flags, "pruning_config": str(tmp_path / "own.yml")}
+    found = settings_for_pruning(Arguments(**flags))
+    assert found.get("slimming") == (slimming and dict(zip(("heads", "channels"), slimming, strict=True)))
+    assert found.get("pruning", {}).get("target_sparsity") == zeros
+
+
+def test_a_file_is_read_and_told_of_once(tmp_path, capsys):
+    (tmp_path / "own.yml").write_text(OLDER, encoding="utf-8")
+    settings_for_pruning(Arguments(pruning_config=str(tmp_path / "own.yml"), prune_ffn=0.5))
+    assert capsys.readouterr().out.count("\n") == 1
