@@ -591,6 +591,10 @@ TRAINING = {
         ["--gradient_checkpointing_kwargs", "use_reentrant"],
     ),
     "all features dropped": ({"--dataloader_drop_last": True}, ["--dataloader_drop_last", "1 features", "of 8"]),
+    "schedule longer than the training": (
+        {"--apply_pruning": True, "--start_step": 30},
+        ["from step 30", "does not fit into 3 training steps", "--start_step"],
+    ),
     # arguments of a compression that is not asked for
     "sparsity without pruning": ({"--target_sparsity": 0.5}, ["--target_sparsity 0.5", "--apply_pruning"]),
     "start without pruning": ({"--start_step": 5}, ["--start_step 5", "--apply_pruning"]),
