@@ -1,48 +1,23 @@
 """Pruning settings as a whole: what INC makes of every schedule that passes, and lines for those that do not."""
 
+import drawn_training
 import hypothesis
 import pytest
-import torch
 from hypothesis import strategies as st
 
 from qa.compression.schedule import PRUNING_APPROACHES, fit_schedule, is_locked, merge_flags, pruners_of
 from qa.compression.settings import pruning_settings, settings_for_pruning
-from qa.corrections.ipex import without_ipex
 from qa.start.errors import UsageError
-
-with without_ipex():
-    from neural_compressor import training
-
-    from qa.compression.pruning import pruning_config
 
 FLAGS = {"target_sparsity": 0.1, "pruning_type": "snip_momentum", "start_step": 0, "end_step": None}
 EPOCH = 12
 
 
 def pruned(settings, steps):
-    """Let INC's pruners go through a training of drawn gradients.
-
-    Returns:
-        List of `(share of zeros, blocks, operators)` for each pruner, over the operators that it prunes.
-    """
-    generator = torch.Generator().manual_seed(0)
-    model = torch.nn.Sequential(*(torch.nn.Linear(128, 128, bias=False) for _ in range(4)))
-    with torch.no_grad():
-        for number, weight in enumerate(model.parameters()):
-            # Layers of different size: the smallest would lose most of their weights.
-            weight.copy_(torch.randn(weight.shape, generator=generator) * 2.0**-number)
-    callbacks = training.prepare_compression(model, confs=pruning_config(settings)).callbacks
-    for step in range(steps):
-        callbacks.on_step_begin(step)
-        for weight in model.parameters():
-            weight.grad = torch.randn(weight.shape, generator=generator)
-        callbacks.on_before_optimizer_step()
-        with torch.no_grad():
-            for weight in model.parameters():
-                weight -= 0.01 * weight.grad
-        callbacks.on_after_optimizer_step()
+    """Return the share of zeros of each of INC's pruners over the operators that it prunes, after a training."""
+    _, pruners = drawn_training.prune(settings, layers=4, width=128, shrink=0.5, steps=steps, bias=False)
     found = []
-    for pruner in callbacks.callbacks_list[0].pruners:
+    for pruner in pruners:
         weights = [module.weight for module in pruner.modules.values()]
         zeros = sum(int((weight == 0).sum()) for weight in weights)
         found.append(zeros / sum(weight.numel() for weight in weights))
