@@ -559,6 +559,10 @@ TRAINING = {
         {"--do_train": None, "--apply_quantization": True},
         ["--apply_quantization", "--do_train"],
     ),
+    "tracker without a training": (
+        {"--do_train": None, "--train_file": None, "--report_to": "tensorboard"},
+        ["--report_to", "nothing is trained"],
+    ),
     "nothing to do at all": ({"--do_train": None, "--do_eval": None}, ["--do_train", "--do_predict"]),
     "IPEX in training": ({"--use_ipex": True}, ["--use_ipex", "run_qa_post_training.py"]),
     "distillation without a teacher": ({"--apply_distillation": True}, ["--teacher_model_name_or_path"]),
