@@ -195,6 +195,13 @@ sys.stdin.read()
     assert b"BlockingIOError" in subprocess.run([sys.executable, *words], capture_output=True).stderr
 
 
+def test_a_folder_that_is_claimed_twice_has_one_lock(tmp_path):
+    for _ in range(2):
+        output.claim_output_dir(tmp_path, MADE_FROM, False)
+    opened = [os.path.realpath(link) for link in Path("/proc/self/fd").iterdir()]
+    assert opened.count(str(tmp_path / output.LOCK_FILE)) == 1
+
+
 @pytest.mark.parametrize(
     ("names", "last"),
     [
