@@ -9,7 +9,11 @@ from conftest import ROOT
 from hypothesis import strategies as st
 from textbook import plain_normalize, plain_squad, plain_squad_v2
 
+from qa.questions.answers import Answers
+from qa.questions.features import dataset_of
+from qa.questions.scores import score
 from qa.questions.squad_metric import normalize_answer, squad_scores, squad_v2_scores
+from qa.start.arguments import DataTrainingArguments
 
 MODULE = str(ROOT / "qa/questions/squad_metric.py")
 
@@ -202,3 +206,40 @@ def test_there_are_two_configurations():
 
     with pytest.raises(ValueError, match="squad and squad_v2"):
         evaluate.load(MODULE, "squad_v3", keep_in_memory=True)
+
+
+def scored(golds, null_odds=None, threshold=0.0):
+    """Score the prediction "cat" for questions with these answers."""
+    rows = [
+        {
+            **{"id": f"q{number}", "title": "", "context": "cat", "question": ""},
+            "answers": gold and {"text": gold["text"], "answer_start": [0] * len(gold["text"])},
+        }
+        for number, gold in enumerate(golds)
+    ]
+    predictions = {row["id"]: "cat" for row in rows}
+    odds = null_odds and dict(zip(predictions, null_odds, strict=True))
+    data_args = DataTrainingArguments(
+        version_2_with_negative=null_odds is not None, null_score_diff_threshold=threshold
+    )
+    return score(dataset_of(rows), Answers(predictions, {}, odds), data_args)
+
+
+CAT, NONE = {"text": ["cat"]}, {"text": []}
+
+
+def test_only_questions_that_all_say_what_is_right_are_scored():
+    assert scored([CAT, {"text": ["dog", "cat"]}]) == {"exact_match": 100, "f1": 100}
+    assert scored([CAT, {"text": ["dog"]}]) == {"exact_match": 50, "f1": 50}
+    for golds in ([CAT, NONE], [None, CAT]):
+        assert scored(golds) == {}
+    assert scored([CAT, None], [0.0, 0.0]) == {}
+    # In SQuAD 2.0 that there is no answer may be what is right.
+    assert scored([CAT, NONE], [0.0, 0.0])["exact"] == 50
+
+
+def test_scores_know_the_threshold_that_answers_were_chosen_with():
+    golds, null_odds = [CAT, NONE, NONE], [0.5, 0.5, 1.5]
+    for threshold, exact in ((0.0, 200 / 3), (1.0, 200 / 3), (2.0, 100 / 3)):
+        assert scored(golds, null_odds, threshold)["exact"] == pytest.approx(exact)
+    assert scored(golds, null_odds, 1.0)["HasAns_exact"] == 100
