@@ -2,6 +2,7 @@
 
 import math
 
+import datasets
 import hypothesis
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from textbook import plain_normalize, plain_squad, plain_squad_v2
 from qa.questions.answers import Answers
 from qa.questions.features import dataset_of
 from qa.questions.scores import score
-from qa.questions.squad_metric import normalize_answer, squad_scores, squad_v2_scores
+from qa.questions.squad_metric import SquadQA, normalize_answer, squad_scores, squad_v2_scores
 from qa.start.arguments import DataTrainingArguments
 
 MODULE = str(ROOT / "qa/questions/squad_metric.py")
@@ -183,29 +184,53 @@ def as_inputs(texts, golds, odds=None):
     return {"predictions": predictions, "references": references}
 
 
-def test_squad_through_evaluate():
-    import evaluate
+@pytest.fixture(params=["loaded from the file", "imported"])
+def metric_of(request):
+    """The metric module of a configuration, as `evaluate` loads it into a module of its own, and as a class."""
 
+    def loaded(name):
+        import evaluate
+
+        return evaluate.load(MODULE, name, keep_in_memory=True)
+
+    def imported(name):
+        return SquadQA(config_name=name, keep_in_memory=True)
+
+    return imported if request.param == "imported" else loaded
+
+
+def test_squad_through_evaluate(metric_of):
     texts, golds, _ = random_case(np.random.default_rng(8))
-    metric = evaluate.load(MODULE, "squad", keep_in_memory=True)
-    assert_equal(metric.compute(**as_inputs(texts, golds)), plain_squad(texts, golds))
+    assert_equal(metric_of("squad").compute(**as_inputs(texts, golds)), plain_squad(texts, golds))
 
 
-def test_squad_v2_through_evaluate():
-    import evaluate
-
+def test_squad_v2_through_evaluate(metric_of):
     texts, golds, odds = random_case(np.random.default_rng(9), unanswerable=0.4)
-    metric = evaluate.load(MODULE, "squad_v2", keep_in_memory=True)
+    metric = metric_of("squad_v2")
     for threshold in (0.0, 2.0):
         found = metric.compute(**as_inputs(texts, golds, odds), no_answer_threshold=threshold)
         assert_equal(found, plain_squad_v2(texts, golds, odds, threshold))
+    # What is a probability is at most 1, so that without a threshold all predictions count.
+    probabilities = {identifier: 1 / (1 + np.exp(-value)) for identifier, value in odds.items()} | {"q0": 1.0}
+    found = metric.compute(**as_inputs(texts, golds, probabilities))
+    assert_equal(found, plain_squad_v2(texts, golds, probabilities, 1.0))
 
 
-def test_there_are_two_configurations():
-    import evaluate
+def test_there_are_two_configurations(metric_of):
+    with pytest.raises(ValueError, match=r"^There are the configurations squad and squad_v2, not 'squad_v3'\.$"):
+        metric_of("squad_v3")
 
-    with pytest.raises(ValueError, match="squad and squad_v2"):
-        evaluate.load(MODULE, "squad_v3", keep_in_memory=True)
+
+def test_the_module_says_what_it_takes_and_where_the_scores_come_from(metric_of):
+    metric = metric_of("squad")
+    assert metric.features["references"]["answers"].feature == {
+        "text": datasets.Value("string"),
+        "answer_start": datasets.Value("int64"),
+    }
+    assert metric.features["predictions"].keys() == {"id", "prediction_text"}
+    assert "in percent" in metric.description
+    assert "arXiv 1606.05250" in metric.citation
+    assert "no_answer_threshold" in metric.inputs_description
 
 
 def scored(golds, null_odds=None, threshold=0.0):
