@@ -1,5 +1,6 @@
 """Observers: what sets their ranges, what leaves them alone, and weights that must not round to zero."""
 
+import datetime
 import multiprocessing
 
 import pytest
@@ -143,45 +144,46 @@ def test_the_range_of_an_operator_is_the_widest_of_all_layers():
 # --- several processes ---
 
 
-def one_of_two(rank, folder, batches, counts, results):
-    torch.distributed.init_process_group("gloo", f"file://{folder}/store", rank=rank, world_size=2)
-    model = Reader().train()
-    model.dropout.p = 0.0
-    model(WORDS)
-    fake_quant.observe_together(model, lambda: counts[rank])
-    outputs = model(batches[rank])["start_logits"].tolist()
-    enabled = not fake_quant.observers_are_frozen(model)
-    with fake_quant.observers_at_rest(model.eval()):
-        model(batches[rank] * 0)  # what only looks waits for nobody: each may do it alone
-    results.put((rank, outputs, fake_quant.activation_ranges(model), enabled))
-    torch.distributed.destroy_process_group()
+def one_of_two(rank, folder, batches, counts):
+    """Train one step together with another process; return its logits, ranges, and whether observers still look."""
+    together = {"rank": rank, "world_size": 2, "timeout": datetime.timedelta(seconds=60)}
+    torch.distributed.init_process_group("gloo", f"file://{folder}/store", **together)
+    try:
+        model = Reader().train()
+        model.dropout.p = 0.0
+        model(WORDS)
+        fake_quant.observe_together(model, lambda: counts[rank])
+        logits = model(batches[rank])["start_logits"].tolist()
+        looking = not fake_quant.observers_are_frozen(model)
+        with fake_quant.observers_at_rest(model.eval()):
+            model(batches[rank] * 0)  # what only looks waits for nobody
+        return logits, fake_quant.activation_ranges(model), looking
+    finally:
+        torch.distributed.destroy_process_group()
 
 
-@pytest.mark.parametrize("counts", [(True, True), (True, False)])
+@pytest.mark.parametrize("counts", [(True, True), (True, False), (False, True)])
 def test_processes_move_their_ranges_as_one_with_all_batches_would(counts, tmp_path):
     batches = [torch.tensor([[1, 2], [3, 4]]), torch.tensor([[5, 6], [7, 8]])]
     context = multiprocessing.get_context("fork")
-    results = context.Queue()
-    others = [
-        context.Process(target=one_of_two, args=(rank, tmp_path, batches, counts, results), daemon=True)
-        for rank in range(2)
-    ]
-    for process in others:
-        process.start()
-    found = sorted(results.get(timeout=60) for _ in others)
-    for process in others:
-        process.join()
+    found = context.SimpleQueue()
+    other = context.Process(target=lambda: found.put(one_of_two(1, tmp_path, batches, counts)), daemon=True)
+    other.start()
+    try:
+        both = [one_of_two(0, tmp_path, batches, counts), found.get()]
+    finally:
+        other.kill()
     alone = Reader().train()
     alone.dropout.p = 0.0
     alone(WORDS)
-    outputs = alone(torch.cat([batch for batch, counted in zip(batches, counts, strict=True) if counted]))
-    ranges = fake_quant.activation_ranges(alone)
-    for _, _, seen, enabled in found:
-        assert enabled
-        assert seen.keys() == ranges.keys()
-        assert all(seen[name] == pytest.approx(ranges[name], abs=1e-6) for name in ranges)
-    own = [row for (_, rows, _, _), counted in zip(found, counts, strict=True) if counted for row in rows]
-    torch.testing.assert_close(torch.tensor(own), outputs["start_logits"].detach())
+    logits = alone(torch.cat([batch for batch, counted in zip(batches, counts, strict=True) if counted]))
+    expected = fake_quant.activation_ranges(alone)
+    for _, ranges, looking in both:
+        assert looking
+        assert ranges.keys() == expected.keys()
+        assert all(ranges[name] == pytest.approx(expected[name], abs=1e-6) for name in ranges)
+    rows = [row for (rows, _, _), counted in zip(both, counts, strict=True) if counted for row in rows]
+    torch.testing.assert_close(torch.tensor(rows), logits["start_logits"].detach())
 
 
 # --- weights ---

@@ -102,6 +102,14 @@ def test_a_folder_is_made_with_those_around_it_for_all_who_may_write(tmp_path):
     assert (folder / ".lock").stat().st_mode & 0o777 == 0o666 & ~umask
 
 
+def test_a_lock_that_somebody_removed_is_given_back_as_well(tmp_path):
+    output.claim_output_dir(tmp_path, MADE_FROM, False)
+    (tmp_path / ".lock").unlink()
+    output.leave_folders(failed=False)
+    assert contents(tmp_path).keys() == {"run.json"}
+    run(tmp_path)
+
+
 def test_a_folder_that_cannot_be_made_is_told(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(SaveError, match=f"^{tmp_path}/file/out cannot be written .*Not a directory"):
@@ -129,6 +137,20 @@ def test_what_no_run_wrote_is_never_replaced(name, tmp_path):
     with pytest.raises(UsageError, match=re.escape(name)):
         run(tmp_path, overwrite=True)
     assert contents(tmp_path) == before
+
+
+@pytest.mark.parametrize(("count", "dots"), [(3, ""), (4, ", ...")])
+def test_at_most_three_names_are_told(count, dots, tmp_path):
+    names = ["a.txt", "b.txt", "c.txt", "d.txt"][:count]
+    for name in names:
+        (tmp_path / name).write_text("mine")
+    with pytest.raises(UsageError, match=rf"holds other things \(a.txt, b.txt, c.txt{dots}\); name another"):
+        output.check_owner(tmp_path, MADE_FROM, overwrite=False)
+    output.check_owner(tmp_path, MADE_FROM, overwrite=True)  # it would replace none of them
+    for name in names:
+        (tmp_path / name).rename(tmp_path / f"report.{name[0]}")
+    with pytest.raises(UsageError, match=rf": report.a, report.b, report.c{dots} would be replaced, and was not"):
+        output.check_owner(tmp_path, MADE_FROM, overwrite=True)
 
 
 def test_a_file_that_was_changed_since_is_nobody_elses_to_replace(tmp_path):
