@@ -63,6 +63,10 @@ hypothesis.settings.register_profile(
     ],
 )
 hypothesis.settings.load_profile("suite")
+# For a mutation tester, which asks whether a test fails and not of which smallest example.
+hypothesis.settings.register_profile(
+    "mutants", hypothesis.settings.get_profile("suite"), phases=[hypothesis.Phase.explicit, hypothesis.Phase.generate]
+)
 
 
 # Fixtures that hold whole runs: tests that ask for one of them are for one worker.
