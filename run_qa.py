@@ -7,8 +7,8 @@
 On several processes with the same words behind `torchrun --nproc_per_node N`, or `accelerate launch`.
 
 Supported: quantization-aware training, nine pruning approaches, heads and feed-forward channels taken out, and
-distillation from a live teacher (logits, hidden states) or from its stored logits. Refused: IPEX and bf16 (see
-run_qa_post_training.py), configuration files without the flag that applies them.
+distillation from a live teacher (logits, hidden states) or from its stored logits; in bf16, but for int8. Refused: IPEX
+(see run_qa_post_training.py), configuration files without the flag that applies them.
 """
 
 import os
@@ -119,8 +119,12 @@ def check_optimization(optimization_args, training_args):
         raise UsageError(
             "--load_best_model_at_end does not work: the model that is saved is the one at the end; drop it"
         )
-    if training_args.use_ipex or training_args.bf16:
-        raise UsageError("--use_ipex and --bf16 are for run_qa_post_training.py; leave them out here")
+    if training_args.use_ipex:
+        raise UsageError("--use_ipex is for run_qa_post_training.py; leave it out here")
+    if training_args.bf16 and optimization_args.apply_quantization:
+        raise UsageError(
+            "--bf16 does not go together with --apply_quantization, whose fake-quant rounds fp32 values; leave out one"
+        )
     if training_args.torch_compile and applied:
         raise UsageError(f"--torch_compile goes without {applied[0]} only, since INC changes the model as it trains")
     sharing = training_args.accelerator_config

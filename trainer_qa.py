@@ -10,6 +10,7 @@ import random
 import time
 from pathlib import Path
 
+from qa.corrections.accelerate import mixed_precision
 from qa.corrections.imports import process_as_it_was
 from qa.corrections.ipex import without_ipex
 
@@ -108,6 +109,14 @@ class QuestionAnsweringINCTrainer(INCTrainer):
         self.add_callback(StopOnSignal(self.args.device))
         if self.pop_callback(TensorBoardCallback) is not None:
             self.add_callback(TensorBoard(self))
+
+    def create_accelerator_and_postprocess(self):
+        # It is this trainer that computes a training step, and nothing else, in bf16.
+        with mixed_precision("fp16" if self.args.fp16 else "no"):
+            super().create_accelerator_and_postprocess()
+
+    def autocast_smart_context_manager(self, cache_enabled=True):
+        return torch.autocast(self.args.device.type, torch.bfloat16, self.args.bf16, cache_enabled)
 
     @property
     def _pruners(self):
@@ -329,14 +338,14 @@ class QuestionAnsweringINCTrainer(INCTrainer):
                 teacher = self.distillation_config.teacher_model.to(loss.device)
                 with torch.no_grad():
                     taught = teacher(**inputs_of_teacher(teacher, inputs), **states)
-                teacher_logits = torch.stack((taught["start_logits"], taught["end_logits"]), dim=1)
+                teacher_logits = torch.stack((taught["start_logits"], taught["end_logits"]), dim=1).float()
             padding = inputs["attention_mask"] == 0
             tokens = inputs["attention_mask"].sum(dim=1)
             criterion = self.distillation_callback.criterion
             weights = criterion.loss_weights
             distilled = sum(
                 distillation_loss(
-                    outputs[name].masked_fill(padding, MASKED_LOGIT),
+                    outputs[name].float().masked_fill(padding, MASKED_LOGIT),
                     teacher_logits[:, side].masked_fill(padding, MASKED_LOGIT),
                     tokens,
                     criterion.loss_types[1],

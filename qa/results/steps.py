@@ -19,7 +19,8 @@ def training_steps(run):
     """
     training_args, optimization_args = run.training_args, run.optimization_args
     epochs, rate = training_args.num_train_epochs, training_args.learning_rate
-    steps = {f"Training: epochs {epochs:g}, learning rate {rate:g}, seed {training_args.seed}": None}
+    precision = ", in bf16 (autocast)" if training_args.bf16 else ""
+    steps = {f"Training: epochs {epochs:g}, learning rate {rate:g}, seed {training_args.seed}{precision}": None}
     if optimization_args.apply_quantization:
         steps["Quantization-aware training for int8"] = run.settings["quantization"]
     if "slimming" in run.settings:

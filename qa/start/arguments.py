@@ -11,6 +11,7 @@ import sys
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 
+from qa.corrections.accelerate import mixed_precision
 from qa.start.argument_words import in_full, known_values, refuse, value_of, values_of_file, words_of
 from qa.start.errors import UsageError
 from qa.start.paths import check_output_dir, kind_of
@@ -227,9 +228,10 @@ def parse_arguments(optimization_arguments_class, argv=None):
     known = known_values(values, actions, {each.name for each in fields(TrainingArguments)}, file)
     words = in_full([*words_of(known), *flags], actions)
     try:
-        model_args, data_args, training_args, optimization_args, unused = parser.parse_args_into_dataclasses(
-            words, look_for_args_file=False, return_remaining_strings=True
-        )
+        with mixed_precision():
+            model_args, data_args, training_args, optimization_args, unused = parser.parse_args_into_dataclasses(
+                words, look_for_args_file=False, return_remaining_strings=True
+            )
     except (ValueError, OSError, ImportError) as error:
         # TrainingArguments checks itself. Its message on bf16 speaks of GPUs only.
         hint = "; on a CPU give --no_cuda as well" if "bf16" in str(error) else ""
