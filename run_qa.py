@@ -7,13 +7,12 @@
 On several processes with the same words behind `torchrun --nproc_per_node N`, or `accelerate launch`.
 
 Supported: quantization-aware training, nine pruning approaches, heads and feed-forward channels taken out, and
-distillation from a live teacher (logits, hidden states) or from its stored logits; in bf16, but for int8. Refused: IPEX
-(see run_qa_post_training.py), configuration files without the flag that applies them.
+distillation from a live teacher (logits, hidden states) or from its stored logits; all but the first in bf16 as well.
+Refused: IPEX (see run_qa_post_training.py), configuration files without the flag that applies them.
 """
 
 import os
 from dataclasses import dataclass, field
-from pathlib import Path
 
 from qa.compression.schedule import PRUNING_APPROACHES, fit_schedule
 from qa.compression.settings import (
@@ -39,8 +38,8 @@ from qa.results.course import (
     load_base_model,
     read_inputs,
     seen_batches,
+    training_in,
 )
-from qa.results.files import read_json
 from qa.results.hub import hub_of
 from qa.results.steps import training_steps
 from qa.results.verification import verify
@@ -307,14 +306,6 @@ def train(run, model, teacher, prepared, evaluated):
     save_results(metrics, run.output_dir, "train")
     show_results("train metrics", metrics)
     return trainer
-
-
-def training_in(output_dir):
-    """Read what a training left, its state and the sparsity among its metrics; in the first process alone."""
-    if not is_first_process():
-        return {"log_history": []}, {}
-    state, metrics = (read_json(Path(output_dir) / name) for name in ("trainer_state.json", "train_results.json"))
-    return state, {name: value for name, value in metrics.items() if name.startswith("sparsity")}
 
 
 @command

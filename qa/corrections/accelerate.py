@@ -1,5 +1,5 @@
-"""accelerate 1.15 as transformers 4.45.2 calls it: it hears of mixed precision through an environment variable, and puts
-it into the model's own forward pass, evaluation included.
+"""accelerate 1.15 as transformers 4.45.2 calls it: it hears of mixed precision through an environment variable, and
+puts it into the model's own forward pass, evaluation included.
 
 Can go when a model trained with `TrainingArguments(bf16=True)` gives fp32 logits outside of the training step, and the
 next training of the same process, without `bf16`, is in fp32.
