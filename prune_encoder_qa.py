@@ -16,19 +16,19 @@ from qa.compression.schedule import is_locked
 from qa.compression.settings import CONFIG_DIR, settings_for_pruning
 from qa.corrections.ipex import without_ipex
 from qa.corrections.py_cpuinfo import ask_about_processor
-from qa.models.loading import load_language_model
+from qa.models.loading import load_language_model, load_model
 from qa.questions.text import load_texts, text_windows
 from qa.results.course import claim, conclude, is_done, load_base_model, read_inputs, training_in
 from qa.results.hub import hub_of
 from qa.results.steps import pruning_of_language
 from qa.results.verification import verify
-from qa.start.arguments import OutcomeArguments, parse_arguments
+from qa.start.arguments import ModelArguments, OutcomeArguments, parse_arguments
 from qa.start.arguments_checks import check_effects, note_effects
 from qa.start.command import command
 from qa.start.errors import UsageError
 from qa.start.output import last_checkpoint, saving
 from qa.start.process import is_first_process, prepare_process
-from qa.start.processes import part
+from qa.start.processes import wait_for_all
 from qa.start.run import Run
 from qa.start.stack import check_stack
 
@@ -125,7 +125,7 @@ def train(run, model, teacher, windows, guesses):
         from qa.compression.pruning import pruning_config
         from qa.compression.sparsity import save_sparsity, sparsity_report
         from qa.results.files import save_results, show_results
-        from qa.start.processes import gather, wait_for_all
+        from qa.start.processes import gather
         from qa.training.batches import FeatureCollator
         from qa.training.language import LanguageINCTrainer
 
@@ -182,6 +182,8 @@ def main():
 
     # The heavy libraries are loaded only now that nothing more can be said about the input.
     ask_about_processor()
+    import torch
+
     with without_ipex():
         from qa.compression.sparsity import prunable_weights, sparsity_report
         from qa.training.batches import check_batches, steps_of_training
@@ -200,13 +202,15 @@ def main():
         model = train(run, model, copy.deepcopy(model), windows, guesses).model.cpu().eval()
     elif not done and is_first_process():
         prune_at_once(run, model)
-    part()
-    loaded = type(model).from_pretrained(run.output_dir).eval()
+    wait_for_all()
+    # As stage 1 will load it.
+    loaded = load_model(ModelArguments(run.output_dir), needs_head=None)
     if optimization_args.verify_loading and is_first_process() and not done:
-        names = ("logits",) if guesses else ("last_hidden_state",)
-        verify(model, loaded, {"input_ids": model.dummy_inputs["input_ids"]}, 0.0, names)
+        inputs = {"input_ids": model.dummy_inputs["input_ids"]}
+        inputs["attention_mask"] = torch.ones_like(inputs["input_ids"])
+        verify(model.base_model, loaded.base_model, inputs, 0.0, ("last_hidden_state",))
     state, _ = training_in(run.output_dir) if training else ({"log_history": []}, {})
-    report = sparsity_report(loaded, sum(weights.numel() for weights in loaded.parameters()))
+    report = sparsity_report(loaded, sum(weights.numel() for weights in loaded.base_model.parameters()))
     print(f"{run.output_dir}: sparsity {report['sparsity']:.6f} in {len(report['sparsity_per_op'])} linear operators")
     conclude(run, loaded, {}, pruning_of_language(run), "encoder", state["log_history"], report)
 

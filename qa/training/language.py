@@ -36,6 +36,23 @@ def mask_tokens(inputs, tokenizer, size):
     return {**inputs, "input_ids": seen}, ids.masked_fill(~guessed, NOT_GUESSED)
 
 
+def rewound(step, held, end, every):
+    """Return the step of a schedule of the learning rate that a step of the training takes.
+
+    While sparsity grows the schedule comes no further: with each rise it is rewound to where it was before the first
+    (Renda et al. 2020, arXiv:2003.02389). What is behind the last rise gets all the rest of it.
+
+    Args:
+        step: of the training.
+        held: where the schedule was before the first rise.
+        end: the step of the last rise, at least `held`.
+        every: steps between two rises.
+    """
+    if step < held:
+        return step
+    return held + (step - held) % every if step < end else step - (end - held)
+
+
 class LanguageINCTrainer(CompressingTrainer):
     """Prune a language model step by step (Zafrir et al. 2021, arXiv:2111.05754, section 3).
 
@@ -57,21 +74,16 @@ class LanguageINCTrainer(CompressingTrainer):
         self.LOSS_PARTS = tuple(name for name, computed in known.items() if computed)
 
     def create_scheduler(self, num_training_steps, optimizer=None):
-        """Make the schedule stand still while sparsity grows: with each rise it is rewound to where it was before.
-
-        What comes after the last rise is the rest of the schedule, on weights whose zeros are settled.
-        """
+        """Rewind the schedule while sparsity grows, as `rewound` says; a warmup comes to its end before."""
         growing = [pruner.config for pruner in self._pruners if not is_locked(pruner.config)]
         held = max([self.args.get_warmup_steps(num_training_steps), *(each["start_step"] for each in growing)])
         end = max([held, *(each["end_step"] for each in growing)])
         every = max([1, *(each["pruning_frequency"] for each in growing)])
-
-        def rewound(step):
-            return step if step < held else held + (step - held) % every if step < end else step - (end - held)
-
         scheduler = super().create_scheduler(num_training_steps - (end - held), optimizer)
         if hasattr(scheduler, "lr_lambdas"):
-            scheduler.lr_lambdas = [lambda step, plain=plain: plain(rewound(step)) for plain in scheduler.lr_lambdas]
+            scheduler.lr_lambdas = [
+                lambda step, plain=plain: plain(rewound(step, held, end, every)) for plain in scheduler.lr_lambdas
+            ]
         return scheduler
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):

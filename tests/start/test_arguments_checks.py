@@ -9,6 +9,7 @@ from transformers import TrainingArguments
 from transformers.training_args import OptimizerNames
 
 import export_qa
+import prune_encoder_qa
 import run_qa
 import run_qa_post_training
 from qa.start import arguments_checks
@@ -25,7 +26,7 @@ from qa.start.arguments_checks import (
 from qa.start.errors import UsageError
 from qa.start.run import Run
 
-SCRIPTS = {script.__name__: script for script in (run_qa, run_qa_post_training, export_qa)}
+SCRIPTS = {script.__name__: script for script in (run_qa, run_qa_post_training, export_qa, prune_encoder_qa)}
 # Arguments of ours that do what they say whatever else is given, each with the file of tests that sees it.
 OURS = {
     "tests/start/test_arguments.py": ("model_name_or_path", "config_name", "tokenizer_name", "cache_dir"),
@@ -34,7 +35,9 @@ OURS = {
         *("n_best_size", "max_answer_length"),
     ),
     "tests/questions/test_examples.py": ("dataset_name", "version_2_with_negative"),
-    "tests/commands": (*("apply_quantization", "apply_pruning", "apply_distillation", "report", "export_format"),),
+    "tests/commands": (
+        *("apply_quantization", "apply_pruning", "apply_distillation", "report", "export_format", "steps"),
+    ),
 }
 
 
