@@ -7,13 +7,12 @@
 On several processes with the same words behind `torchrun --nproc_per_node N`, or `accelerate launch`.
 
 Supported: quantization-aware training, nine pruning approaches, heads and feed-forward channels taken out, and
-distillation from a live teacher (logits, hidden states) or from its stored logits. Refused: IPEX and bf16 (see
-run_qa_post_training.py), configuration files without the flag that applies them.
+distillation from a live teacher (logits, hidden states) or from its stored logits; all but the first in bf16 as well.
+Refused: IPEX (see run_qa_post_training.py), configuration files without the flag that applies them.
 """
 
 import os
 from dataclasses import dataclass, field
-from pathlib import Path
 
 from qa.compression.schedule import PRUNING_APPROACHES, fit_schedule
 from qa.compression.settings import (
@@ -38,8 +37,8 @@ from qa.results.course import (
     load_base_model,
     read_inputs,
     seen_batches,
+    training_in,
 )
-from qa.results.files import read_json
 from qa.results.hub import hub_of
 from qa.results.steps import training_steps
 from qa.results.verification import verify
@@ -118,8 +117,12 @@ def check_optimization(optimization_args, training_args):
         raise UsageError(
             "--load_best_model_at_end does not work: the model that is saved is the one at the end; drop it"
         )
-    if training_args.use_ipex or training_args.bf16:
-        raise UsageError("--use_ipex and --bf16 are for run_qa_post_training.py; leave them out here")
+    if training_args.use_ipex:
+        raise UsageError("--use_ipex is for run_qa_post_training.py; leave it out here")
+    if training_args.bf16 and optimization_args.apply_quantization:
+        raise UsageError(
+            "--bf16 does not go together with --apply_quantization, whose fake-quant rounds fp32 values; leave out one"
+        )
     if training_args.torch_compile and applied:
         raise UsageError(f"--torch_compile goes without {applied[0]} only, since INC changes the model as it trains")
     sharing = training_args.accelerator_config
@@ -296,14 +299,6 @@ def train(run, model, teacher, prepared, evaluated):
     save_results(metrics, run.output_dir, "train")
     show_results("train metrics", metrics)
     return trainer
-
-
-def training_in(output_dir):
-    """Read what a training left, its state and the sparsity among its metrics; in the first process alone."""
-    if not is_first_process():
-        return {"log_history": []}, {}
-    state, metrics = (read_json(Path(output_dir) / name) for name in ("trainer_state.json", "train_results.json"))
-    return state, {name: value for name, value in metrics.items() if name.startswith("sparsity")}
 
 
 @command

@@ -39,7 +39,14 @@ SECONDS_LIMIT = 60
 PATIENCE = 600
 # What a run imports before it has looked at its input.
 ARGUMENTS = (
-    *("run_qa", "run_qa_post_training", "export_qa", "qa.results.evaluation", "transformers.training_args"),
+    *(
+        "run_qa",
+        "run_qa_post_training",
+        "export_qa",
+        "prune_encoder_qa",
+        "qa.results.evaluation",
+        "transformers.training_args",
+    ),
     *("transformers.integrations", "pyarrow.parquet", "pandas"),
     *(f"transformers.models.auto.{part}_auto" for part in ("modeling", "tokenization")),
     *(f"transformers.models.distilbert.{part}_distilbert" for part in ("modeling", "tokenization")),

@@ -133,7 +133,7 @@ class Pruner(_Mapping):
     pruning_frequency: _Count = None
     min_sparsity_ratio_per_op: _Share = None
     max_sparsity_ratio_per_op: _Share = None
-    sparsity_decay_type: Literal["exp", "cos", "linear", "cube"] = None
+    sparsity_decay_type: Literal["exp", "cos", "linear", "cube", "cubic"] = None
     pruning_op_types: Annotated[list[Literal["Conv", "Linear"]], Field(min_length=1)] = None
 
 

@@ -28,6 +28,7 @@ TEACHER = ("--apply_distillation", "--teacher_model_name_or_path", str(SAMPLE / 
 RECIPES = {
     "quantization": ("--apply_quantization",),
     "distillation": TEACHER,
+    "pruning and distillation in bf16": ("--apply_pruning", "--target_sparsity", "0.5", *TEACHER, "--bf16"),
     "all three": (
         *("--apply_quantization", "--apply_pruning", "--pruning_approach", "snip_momentum_progressive"),
         *("--prune_heads", "0.5", "--prune_ffn", "0.5", *TEACHER, "--generate_teacher_logits"),
