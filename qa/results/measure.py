@@ -104,9 +104,12 @@ def _measure_here(kind, folder, workspace):
 
             load = AutoModelForQuestionAnswering.from_pretrained
         else:
-            from optimum.intel import INCModelForQuestionAnswering  # noqa: F401
+            from transformers import AutoConfig
 
+            from qa.models.compressed import import_inc, is_ipex
             from qa.models.compressed import load_compressed as load
+
+            import_inc(is_ipex(AutoConfig.from_pretrained(folder)))
 
     libraries = _memory_mb("VmRSS")
     model = load(folder)

@@ -281,8 +281,12 @@ def report_table(report):
         add(f"{batch}: latency, median (ms)", [speed["p50_ms"] for speed in speeds])
         add(f"{batch}: latency, 95th percentile (ms)", [speed["p95_ms"] for speed in speeds])
         add(f"{batch}: questions/s", [speed["questions_per_second"] for speed in speeds])
-        add(f"{batch}: peak memory (MB)", [speed["peak_memory_mb"] for speed in speeds])
-    add("libraries alone: memory (MB)", [model["libraries_memory_mb"] for model in models])
+        added = [
+            speed["peak_memory_mb"] - model["libraries_memory_mb"] for model, speed in zip(models, speeds, strict=True)
+        ]
+        add(f"{batch}: peak memory, of the model (MB)", added)
+    add("memory of the libraries (MB)", [model["libraries_memory_mb"] for model in models])
+    add("peak memory, both together (MB)", [model["speed"][-1]["peak_memory_mb"] for model in models])
     return rows
 
 
@@ -297,8 +301,9 @@ def report_notes(report):
         "questions."
     )
     notes.append(
-        f"Cost: on the CPU ({report['processor']}, {first['threads']} threads), each model in a process of its own, "
-        "whose memory includes its libraries. The original is weighed as it runs, in fp32."
+        f"Cost: on the CPU ({report['processor']}, {first['threads']} threads), each model in a process of its own. "
+        "Memory: first what the model adds to its libraries at most, then the libraries, the same for models of any "
+        "size. The original is weighed as it runs, in fp32."
     )
     if len(report["models"]) > 1:
         changes = Counter(

@@ -214,6 +214,7 @@ def pages(tmp_path_factory):
 
 def run_numbers(f1, latency, size_mb, change=None):
     numbers = {"latency_ms": latency, "batch_size": 8, "questions_per_second": 9.0, "peak_memory_mb": 500.0}
+    numbers |= {"libraries_memory_mb": 400.0}
     numbers |= {"questions": 400, "size_mb": size_mb, "f1": f1, "f1_interval": [f1 - 2, f1 + 2], "exact_match": f1}
     if change is not None:
         numbers |= {"f1_change": change, "f1_change_interval": [change - 1, change + 1], "times_as_fast": 10 / latency}
