@@ -14,6 +14,7 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from qa.start.engines import ENGINES
 from qa.start.output import write_text
 from qa.start.paths import kind_of
+from qa.start.processor import processor
 from qa.start.stack import STACK
 
 
@@ -72,9 +73,18 @@ Answers questions about a text by a span of it.
 
 ## How to load it
 
-{_exported_snippet(name, export_format) if export_format else _snippet(name, int8, ipex)}
+{_exported_snippet(name, export_format) if export_format else _snippet(name, int8, ipex)}{_made_on() if int8 else ""}
 """
     write_text(folder / "README.md", str(ModelCard(f"---\n{metadata.to_yaml()}\n---\n\n{text}")))
+
+
+def _made_on():
+    """Name the instruction sets that an int8 model was made and measured with."""
+    named = ", ".join(processor()[1]) or "plain instructions"
+    return (
+        f"\n\nMade and measured on a processor with {named}. Without VNNI large sums of int8 products may be clipped, and "
+        "F1 may be lower."
+    )
 
 
 def _scores(results):
