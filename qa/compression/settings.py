@@ -249,9 +249,11 @@ def settings_for_pruning(optimization_args):
     default = "prune_pattern_lock.yml" if args.pruning_approach == "pattern_lock" else "prune.yml"
     settings = pruning_settings(find_config(args.pruning_config or CONFIG_DIR / default, "pruning_config"))
     slim = settings.pop("auto_slim", {})
+    # prune_encoder_qa.py has no flags for them.
+    heads, channels = (getattr(args, flag, None) for flag in ("prune_heads", "prune_ffn"))
     shares = {
-        "heads": slim.get("mha_sparsity", 0.0) if args.prune_heads is None else args.prune_heads,
-        "channels": slim.get("ffn2_sparsity", 0.0) if args.prune_ffn is None else args.prune_ffn,
+        "heads": slim.get("mha_sparsity", 0.0) if heads is None else heads,
+        "channels": slim.get("ffn2_sparsity", 0.0) if channels is None else channels,
     }
     zeros = {"target_sparsity", "pruning_approach"} & given
     if args.pruning_config is not None:

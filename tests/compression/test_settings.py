@@ -507,6 +507,7 @@ def test_shipped_files(capsys):
     assert {path.name for path in CONFIG_DIR.glob("*.yml")} == {
         "distillation.yml",
         "prune.yml",
+        "prune_encoder.yml",
         "prune_pattern_lock.yml",
         "prune_slim.yml",
         "distillation_intermediate.yml",
