@@ -12,6 +12,7 @@ from pathlib import Path
 from qa.corrections.ipex import without_ipex
 from qa.corrections.torch_tracer import trace_without_stacks
 from qa.start.errors import UsageError
+from qa.start.processor import note_saturation
 
 # Widths that IPEX batches are padded to are multiples of this: it compiles the graph anew for every shape.
 IPEX_WIDTH_STEP = 64
@@ -99,6 +100,7 @@ def load_compressed(output_dir):
 
     inc_model = import_inc(is_ipex(config))
     trace_without_stacks()
+    note_saturation()
     return inc_model.from_pretrained(output_dir)
 
 

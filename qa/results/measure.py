@@ -79,7 +79,8 @@ def measure(kind, folder, inputs_by_size):
         words = [sys.executable, "-m", "qa.results.measure", kind, str(Path(folder).resolve()), workspace]
         paths = [str(PROJECT_DIR), *filter(None, [os.environ.get("PYTHONPATH")])]
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
-        subprocess.run(words, check=True, cwd=workspace, env=environment)
+        # What loading has to say was said in this process.
+        subprocess.run(words, check=True, cwd=workspace, env=environment, stdout=subprocess.DEVNULL)
         return json.loads((Path(workspace) / "measured.json").read_text(encoding="utf-8"))
 
 

@@ -55,6 +55,7 @@ def report(changes=(), f1=79.5, latency=5.0):
         "untrained_head": False,
         "questions": 400,
         "processor": "a processor",
+        "instruction_sets": ["avx2", "vnni"],
         "models": {"original": model(80.0, 10.0, 90.0), "result": model(f1, latency, 30.0, f1 - 80.0)},
         "sparsity": 0.5,
         "sparsity_per_op": {"layer.0": 0.4, "layer.1": 0.6},
