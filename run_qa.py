@@ -7,13 +7,12 @@
 On several processes with the same words behind `torchrun --nproc_per_node N`, or `accelerate launch`.
 
 Supported: quantization-aware training, nine pruning approaches, heads and feed-forward channels taken out, and
-distillation from a live teacher (logits, hidden states) or from its stored logits. Refused: IPEX and bf16 (see
-run_qa_post_training.py), configuration files without the flag that applies them.
+distillation from a live teacher (logits, hidden states) or from its stored logits; all but the first in bf16 as well.
+Refused: IPEX (see run_qa_post_training.py), configuration files without the flag that applies them.
 """
 
 import os
 from dataclasses import dataclass, field
-from pathlib import Path
 
 from qa.compression.schedule import PRUNING_APPROACHES, fit_schedule
 from qa.compression.settings import (
@@ -22,7 +21,6 @@ from qa.compression.settings import (
     find_config,
     quantization_settings,
     settings_for_pruning,
-    settings_for_slimming,
 )
 from qa.corrections.ipex import without_ipex
 from qa.corrections.launchers import others_are_missing
@@ -39,8 +37,8 @@ from qa.results.course import (
     load_base_model,
     read_inputs,
     seen_batches,
+    training_in,
 )
-from qa.results.files import read_json
 from qa.results.hub import hub_of
 from qa.results.steps import training_steps
 from qa.results.verification import verify
@@ -119,8 +117,12 @@ def check_optimization(optimization_args, training_args):
         raise UsageError(
             "--load_best_model_at_end does not work: the model that is saved is the one at the end; drop it"
         )
-    if training_args.use_ipex or training_args.bf16:
-        raise UsageError("--use_ipex and --bf16 are for run_qa_post_training.py; leave them out here")
+    if training_args.use_ipex:
+        raise UsageError("--use_ipex is for run_qa_post_training.py; leave it out here")
+    if training_args.bf16 and optimization_args.apply_quantization:
+        raise UsageError(
+            "--bf16 does not go together with --apply_quantization, whose fake-quant rounds fp32 values; leave out one"
+        )
     if training_args.torch_compile and applied:
         raise UsageError(f"--torch_compile goes without {applied[0]} only, since INC changes the model as it trains")
     sharing = training_args.accelerator_config
@@ -133,8 +135,6 @@ def check_optimization(optimization_args, training_args):
         raise UsageError(f"--target_sparsity is {optimization_args.target_sparsity}; give a number from 0 to below 1")
     for flag in ("prune_heads", "prune_ffn"):
         share = getattr(optimization_args, flag)
-        if share is not None and not optimization_args.apply_pruning:
-            raise UsageError(f"--{flag} is given without --apply_pruning; add that flag")
         if share is not None and not 0.0 <= share < 1.0:
             raise UsageError(f"--{flag} is {share}; give a number from 0 to below 1")
     start, end = optimization_args.start_step, optimization_args.end_step
@@ -160,11 +160,7 @@ def settings_of(optimization_args):
                     "states of student and teacher in every step; leave out one of them"
                 )
     if optimization_args.apply_pruning:
-        slimming, zeros = settings_for_slimming(optimization_args)
-        if slimming:
-            settings["slimming"] = slimming
-        if zeros:
-            settings["pruning"] = settings_for_pruning(optimization_args)
+        settings |= settings_for_pruning(optimization_args)
     return settings
 
 
@@ -305,14 +301,6 @@ def train(run, model, teacher, prepared, evaluated):
     return trainer
 
 
-def training_in(output_dir):
-    """Read what a training left, its state and the sparsity among its metrics; in the first process alone."""
-    if not is_first_process():
-        return {"log_history": []}, {}
-    state, metrics = (read_json(Path(output_dir) / name) for name in ("trainer_state.json", "train_results.json"))
-    return state, {name: value for name, value in metrics.items() if name.startswith("sparsity")}
-
-
 @command
 def main():
     prepare_process()
@@ -360,15 +348,15 @@ def main():
         if training:
             used.append(prepare_split(run, run.examples["train"], "train"))
             check_batches(training_args, len(used[-1].features))
+        if "pruning" in run.settings:
+            steps = steps_of_training(training_args, len(used[-1].features))
+            run.settings["pruning"] = fit_schedule(run.settings["pruning"], *steps)
     check_same(tuple(each.features._fingerprint for each in used), "questions, tokenizers or lengths of windows")
     claim(run)
     if not training:
         evaluate_as_it_is(run, model, evaluated)
         return
 
-    if "pruning" in run.settings:
-        steps = steps_of_training(training_args, len(used[-1].features))
-        run.settings["pruning"] = fit_schedule(run.settings["pruning"], *steps)
     done = is_done(run)
     trainer = None if done else train(run, model, teacher, used[-1], evaluated)
     # What is verified and evaluated is what its users will load.

@@ -1,8 +1,12 @@
-"""Losses between the hidden states of a student and its teacher.
+"""Losses between the layers of a student and its teacher: hidden states, and relations of values.
 
-Belongs here: which layers are compared, and the loss.
+Belongs here: which layers are compared, and the losses.
 Does not belong here: losses between logits, which are INC's (`distillation.py`), and the step that adds them all up.
 """
+
+import functools
+import math
+import re
 
 import torch
 
@@ -37,18 +41,72 @@ def layer_pairs(config, teacher_config, layers=None):
     return [(layer, round(layer * teacher_depth / depth)) for layer in layers]
 
 
-def intermediate_loss(states, teacher_states, mask, pairs):
+def intermediate_loss(states, teacher_states, mask, pairs, relative=False):
     """Compare hidden states.
 
     Args:
         states, teacher_states: tuples of `(b, l, width)` tensors: the embeddings, and what each layer makes of them.
         mask: `(b, l)`, 1 where there are tokens.
         pairs: from `layer_pairs`.
+        relative: divide each layer's by the variance of the teacher's states, so that 1 means nothing learned,
+            whatever the layer and the model.
 
     Returns:
         The mean over pairs and tokens of the mean squared difference.
     """
     tokens = mask.bool()
-    return torch.stack(
-        [torch.nn.functional.mse_loss(states[ours][tokens], teacher_states[theirs][tokens]) for ours, theirs in pairs]
-    ).mean()
+    losses = []
+    for ours, theirs in pairs:
+        taught = teacher_states[theirs][tokens].float()
+        loss = torch.nn.functional.mse_loss(states[ours][tokens].float(), taught)
+        losses.append(loss / taught.var() if relative else loss)
+    return torch.stack(losses).mean()
+
+
+# What the linear operator of an attention's values is called, by the last part of its name.
+_VALUES = re.compile(r"(.*\.)?(value|v_lin|v_proj|value_proj|v)")
+
+
+def watch_values(model):
+    """Keep what the value operators of all attentions give in the last forward pass.
+
+    Args:
+        model: a transformers model; nothing is kept of one whose operators have other names.
+
+    Returns:
+        Dictionary from operator name to `(b, l, width)` tensor, filled anew by each pass.
+    """
+    values = {}
+
+    def keep(name, module, inputs, output):
+        values[name] = output
+
+    for name, module in model.named_modules():
+        if _VALUES.fullmatch(name) and isinstance(module, torch.nn.Linear):
+            values[name] = None
+            module.register_forward_hook(functools.partial(keep, name))
+    return values
+
+
+def relation_loss(values, teacher_values, mask, heads):
+    """Compare how the values of the tokens of a text resemble each other (Wang et al. 2021, arXiv:2012.15828).
+
+    Args:
+        values, teacher_values: from `watch_values`, of models with as many layers.
+        mask: `(b, l)`, 1 where there are tokens.
+        heads: parts that the values are compared in.
+
+    Returns:
+        The mean over layers, heads and tokens of the divergence (KL) of the student's relations from the teacher's.
+    """
+    tokens = mask.bool()
+    losses = []
+    for ours, theirs in zip(values.values(), teacher_values.values(), strict=True):
+        scores = []
+        for value in (ours, theirs):
+            parts = value.unflatten(-1, (heads, -1)).transpose(1, 2)
+            products = (parts @ parts.transpose(-1, -2)).float() / math.sqrt(parts.shape[-1])
+            scores.append(products.masked_fill(~tokens[:, None, None, :], -1e9).log_softmax(dim=-1))
+        divergence = torch.nn.functional.kl_div(*scores, log_target=True, reduction="none").sum(dim=-1)
+        losses.append(divergence.transpose(1, 2)[tokens].mean())
+    return torch.stack(losses).mean()

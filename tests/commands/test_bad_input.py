@@ -99,6 +99,7 @@ def arguments(name, content):
         written = content
         if isinstance(content, str):
             good = {flag[2:]: str(value) for flag, value in good_flags("run_qa_post_training", folder).items()}
+            good.pop(content[1:].partition(":")[0], None)
             written = (yaml.safe_dump(good) + content[1:] if content.startswith("+") else content).encode()
         if content is not None:
             (folder / name).write_bytes(written)
@@ -559,8 +560,13 @@ TRAINING = {
         {"--do_train": None, "--apply_quantization": True},
         ["--apply_quantization", "--do_train"],
     ),
+    "tracker without a training": (
+        {"--do_train": None, "--train_file": None, "--report_to": "tensorboard"},
+        ["--report_to", "nothing is trained"],
+    ),
     "nothing to do at all": ({"--do_train": None, "--do_eval": None}, ["--do_train", "--do_predict"]),
     "IPEX in training": ({"--use_ipex": True}, ["--use_ipex", "run_qa_post_training.py"]),
+    "int8 in bf16": ({"--apply_quantization": True, "--bf16": True, "--no_cuda": True}, ["--bf16", "fake-quant"]),
     "distillation without a teacher": ({"--apply_distillation": True}, ["--teacher_model_name_or_path"]),
     "logits without distillation": ({"--generate_teacher_logits": True}, ["--apply_distillation"]),
     # arguments of transformers that do not work, or not alone
@@ -591,6 +597,10 @@ TRAINING = {
         ["--gradient_checkpointing_kwargs", "use_reentrant"],
     ),
     "all features dropped": ({"--dataloader_drop_last": True}, ["--dataloader_drop_last", "1 features", "of 8"]),
+    "schedule longer than the training": (
+        {"--apply_pruning": True, "--start_step": 30},
+        ["from step 30", "does not fit into 3 training steps", "--start_step"],
+    ),
     # arguments of a compression that is not asked for
     "sparsity without pruning": ({"--target_sparsity": 0.5}, ["--target_sparsity 0.5", "--apply_pruning"]),
     "start without pruning": ({"--start_step": 5}, ["--start_step 5", "--apply_pruning"]),

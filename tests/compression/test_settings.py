@@ -44,6 +44,7 @@ BAD_FILES = [
     ("prune", 'pattern: "\\UFFFFFFFF"', 1, ["YAML"]),
     ("prune", "[" * 500, 1, ["YAML", "recursion"]),
     ("prune", "op_names: " + "[" * 150 + "]" * 150, 1, ["op_names is a list of 1", "regular expression"]),
+    ("prune", "op_names: " + "[" * 400 + "]" * 400, 1, ["op_names is a list of 1", "regular expression"]),
     ("prune", BOMB, 1, ["unfolds", str(MAX_NODES), "alias"]),
     ("prune", "&self {pruning_configs: [*self]}", 1, ["unfolds", "alias"]),
     ("prune", "op_names: &self [*self]", 1, ["unfolds", "alias"]),
@@ -141,6 +142,7 @@ BAD_FILES = [
     ("quantize", "op_name_dict:\n  3: {}\n", 2, ["unknown key 3", "regular expression"]),
     ("quantize", "op_name_dict:\n  a: {weight: {dtype: [fp32, fp64]}}\n", 2, ["dtype is 'fp64'", "int8"]),
     ("quantize", "op_name_dict:\n  a: {weight: {dtype: []}}\n", 2, ["dtype is a list of 0", "int8"]),
+    ("quantize", "quant_level: false\n", 1, ["False", "auto, 0, 1"]),
     ("quantize", "quant_level: true\n", 1, ["True", "auto, 0, 1"]),
     ("quantize", "accuracy_criterion: 0.01\n", 1, ["0.01", "criterion, tolerable_loss"]),
     ("quantize", "accuracy_criterion:\n  criterion: both\n", 2, ["'both'", "relative, absolute"]),
@@ -505,6 +507,7 @@ def test_shipped_files(capsys):
     assert {path.name for path in CONFIG_DIR.glob("*.yml")} == {
         "distillation.yml",
         "prune.yml",
+        "prune_encoder.yml",
         "prune_pattern_lock.yml",
         "prune_slim.yml",
         "distillation_intermediate.yml",

@@ -315,6 +315,13 @@ sys.stdin.read()
     assert b"BlockingIOError" in subprocess.run([sys.executable, *words], capture_output=True).stderr
 
 
+def test_a_folder_that_is_claimed_twice_has_one_lock(tmp_path):
+    for _ in range(2):
+        output.claim_output_dir(tmp_path, MADE_FROM, False)
+    opened = [os.path.realpath(link) for link in Path("/proc/self/fd").iterdir()]
+    assert opened.count(str(tmp_path / output.LOCK_FILE)) == 1
+
+
 def test_another_process_joins_the_run_of_the_first(tmp_path, monkeypatch):
     output.claim_output_dir(tmp_path, MADE_FROM, False)
     before = contents(tmp_path)
