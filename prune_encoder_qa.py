@@ -12,7 +12,7 @@ linear operator go in one blow, and much of what the model knew with them. Refus
 import copy
 from dataclasses import dataclass, field
 
-from qa.compression.schedule import is_locked
+from qa.compression.schedule import PRUNING_APPROACHES, fit_schedule, is_locked, pruners_of
 from qa.compression.settings import CONFIG_DIR, settings_for_pruning
 from qa.corrections.ipex import without_ipex
 from qa.corrections.py_cpuinfo import ask_about_processor
@@ -48,7 +48,9 @@ class OptimizationArguments(OutcomeArguments):
     end_step: int | None = field(
         default=None, metadata={"help": "Step at which pruning ends (half of the training, if left out)."}
     )
-    pruning_approach: str = field(default="magnitude", metadata={"help": "How weights are chosen, as in run_qa.py."})
+    pruning_approach: str = field(
+        default="magnitude", metadata={"help": "How weights are chosen.", "choices": list(PRUNING_APPROACHES)}
+    )
     pruning_config: str | None = field(
         default=str(CONFIG_DIR / "prune_encoder.yml"), metadata={"help": "YAML file with INC's pruning settings."}
     )
@@ -96,8 +98,6 @@ def settle_training(run):
 
 def fitted(settings, epoch_steps, last_step):
     """Fit the schedule into the training; where no end is given, sparsity grows in the first half."""
-    from qa.compression.schedule import fit_schedule, pruners_of
-
     pruners = [
         each
         if is_locked(each) or each.get("end_step") is not None or "end_epoch" in each
