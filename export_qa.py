@@ -77,8 +77,6 @@ class OptimizationArguments(OutcomeArguments):
 def check_optimization(optimization_args, data_args, training_args):
     """Refuse what no engine does."""
     positive("num_calibration_samples", optimization_args.num_calibration_samples)
-    if training_args.report_to:
-        raise UsageError("--report_to shows a training, and nothing is trained here; leave it out")
     if training_args.use_ipex or training_args.bf16:
         raise UsageError("--use_ipex and --bf16 are for run_qa_post_training.py; leave them out here")
     if not optimization_args.apply_quantization:

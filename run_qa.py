@@ -21,7 +21,6 @@ from qa.compression.settings import (
     find_config,
     quantization_settings,
     settings_for_pruning,
-    settings_for_slimming,
 )
 from qa.corrections.ipex import without_ipex
 from qa.corrections.launchers import others_are_missing
@@ -136,8 +135,6 @@ def check_optimization(optimization_args, training_args):
         raise UsageError(f"--target_sparsity is {optimization_args.target_sparsity}; give a number from 0 to below 1")
     for flag in ("prune_heads", "prune_ffn"):
         share = getattr(optimization_args, flag)
-        if share is not None and not optimization_args.apply_pruning:
-            raise UsageError(f"--{flag} is given without --apply_pruning; add that flag")
         if share is not None and not 0.0 <= share < 1.0:
             raise UsageError(f"--{flag} is {share}; give a number from 0 to below 1")
     start, end = optimization_args.start_step, optimization_args.end_step
@@ -163,11 +160,7 @@ def settings_of(optimization_args):
                     "states of student and teacher in every step; leave out one of them"
                 )
     if optimization_args.apply_pruning:
-        slimming, zeros = settings_for_slimming(optimization_args)
-        if slimming:
-            settings["slimming"] = slimming
-        if zeros:
-            settings["pruning"] = settings_for_pruning(optimization_args)
+        settings |= settings_for_pruning(optimization_args)
     return settings
 
 
@@ -355,15 +348,15 @@ def main():
         if training:
             used.append(prepare_split(run, run.examples["train"], "train"))
             check_batches(training_args, len(used[-1].features))
+        if "pruning" in run.settings:
+            steps = steps_of_training(training_args, len(used[-1].features))
+            run.settings["pruning"] = fit_schedule(run.settings["pruning"], *steps)
     check_same(tuple(each.features._fingerprint for each in used), "questions, tokenizers or lengths of windows")
     claim(run)
     if not training:
         evaluate_as_it_is(run, model, evaluated)
         return
 
-    if "pruning" in run.settings:
-        steps = steps_of_training(training_args, len(used[-1].features))
-        run.settings["pruning"] = fit_schedule(run.settings["pruning"], *steps)
     done = is_done(run)
     trainer = None if done else train(run, model, teacher, used[-1], evaluated)
     # What is verified and evaluated is what its users will load.

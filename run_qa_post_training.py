@@ -65,8 +65,6 @@ class OptimizationArguments(OutcomeArguments):
 def check_optimization(optimization_args, data_args, training_args):
     """Refuse mixes that no engine runs; arguments of a quantization that is not asked for are left alone."""
     positive("num_calibration_samples", optimization_args.num_calibration_samples)
-    if training_args.report_to:
-        raise UsageError("--report_to shows a training, and nothing is trained here; leave it out")
     if training_args.push_to_hub and not optimization_args.apply_quantization:
         raise UsageError("--push_to_hub sends the quantized model: give --apply_quantization as well")
     if not optimization_args.apply_quantization:

@@ -120,8 +120,8 @@ def postprocessing(model, path, count, parts):
 
     Returns:
         Dictionary from `v1` and `v2` to lists of `[seconds of the plain form, seconds of the project's]`, one for
-        each of `parts` equal parts of the questions, `count` the questions, and `same`, whether all files were equal
-        to the last character.
+        each of `parts` equal parts of the questions, `count` the questions, and `same`, whether all files hold the
+        same to the last digit.
     """
     import textbook
     from textbook import answers_of, as_json, plain_squad, plain_squad_v2
@@ -191,10 +191,11 @@ def postprocessing(model, path, count, parts):
                 plain_seconds, plain_metrics = timed(plain)
                 result[version].append([plain_seconds, ours_seconds])
                 names = ("predictions", "nbest_predictions", *(("null_odds",) if v2 else ()))
-                texts = [
-                    [Path(folder, f"{form}_{name}.json").read_text() for name in names] for form in ("ours", "plain")
-                ]
-                same = texts[0] == texts[1] and math.isclose(metrics["f1"], plain_metrics["f1"], abs_tol=1e-6)
+                found, plain_found = (
+                    [json.loads(Path(folder, f"{form}_{name}.json").read_text(encoding="utf-8")) for name in names]
+                    for form in ("ours", "plain")
+                )
+                same = found == plain_found and math.isclose(metrics["f1"], plain_metrics["f1"], abs_tol=1e-6)
                 result["same"] = result["same"] and same
     return result
 

@@ -30,10 +30,6 @@ def _checked_pattern(text):
     return text.removeprefix("tile_pattern_")
 
 
-def _not_bool(value):
-    return str(value) if isinstance(value, bool) else value  # to Python, and to pydantic, True is 1
-
-
 def _operators_of(names):
     """INC's older layout named weights, where operators are named today."""
     return [rf"(^|\.){re.escape(name[:-7])}$" if name.endswith(".weight") else name for name in names]
@@ -54,11 +50,14 @@ def _number(kind, text, **bounds):
 _Share = _number(float, "a number of at least 0 and below 1", ge=0, lt=1)
 _UpToOne = _number(float, "a number of at least 0 and at most 1", ge=0, le=1)
 _NotNegative = _number(float, "a number of at least 0", ge=0)
+_AboveZero = _number(float, "a number above 0", gt=0)
 _Step = _number(int, "a whole number of at least 0", ge=0)
 _Count = _number(int, "a whole number of at least 1", ge=1)
 _Regex = Annotated[str, AfterValidator(_compiled), Field(description="a regular expression (as '.*query')")]
 _PATTERNS = "NxM (as 4x1), channelx1, 1xchannel, mha, or N:M with N below M (as 2:4)"
 _Pattern = Annotated[str, AfterValidator(_checked_pattern), Field(description=_PATTERNS)]
+# To Python, and to pydantic, True is 1.
+_NotBool = BeforeValidator(lambda value: str(value) if isinstance(value, bool) else value)
 # INC's `hawq_v2` needs a Python function, and 3.7.1 comes without `tpe`.
 _Strategy = Literal["basic", "bayesian", "exhaustive", "mse", "mse_v2", "random"]
 _Objective = _one_or_more("performance", "accuracy", "modelsize", "footprint")
@@ -95,7 +94,7 @@ class QuantizationAware(_Mapping):
 
     op_type_dict: _Operators = None
     op_name_dict: _Operators = None
-    quant_level: Annotated[Literal["auto", 0, 1], BeforeValidator(_not_bool)] = None
+    quant_level: Annotated[Literal["auto", 0, 1], _NotBool] = None
     accuracy_criterion: _Accuracy = None
     tuning_criterion: _Tuning = None
 
@@ -149,7 +148,7 @@ class Pruning(Pruner):
 class Loss(_Mapping):
     """Keys of INC's KnowledgeDistillationLossConfig."""
 
-    temperature: _number(float, "a number above 0", gt=0) = None
+    temperature: _AboveZero = None
     loss_types: tuple[Literal["CE", "MSE"], Literal["CE", "KL", "MSE"]] = Field(None, strict=False)
     loss_weights: tuple[_UpToOne, _UpToOne] = Field(None, strict=False)
 
@@ -162,7 +161,7 @@ class Distillation(Loss):
     intermediate: _mapping(
         layers=Annotated[list[_Step], Field(min_length=1)],
         loss=Literal["MSE"],
-        weight=_number(float, "a number above 0", gt=0),
+        weight=_AboveZero,
     ) = None
 
 

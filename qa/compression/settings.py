@@ -11,19 +11,11 @@ from typing import NamedTuple
 
 import pydantic
 
+from qa.compression import schemas
 from qa.compression.schedule import check_pruner, is_locked, merge_flags, pruners_of
-from qa.compression.schemas import (
-    OLDER_PRUNER_KEYS,
-    Distillation,
-    OlderLayout,
-    PostTraining,
-    Pruning,
-    Quantization,
-    QuantizationAware,
-)
 from qa.start.errors import UsageError
 from qa.start.stack import PROJECT_DIR
-from qa.start.yaml_files import read_values
+from qa.start.yaml_files import plain, read_tree
 
 CONFIG_DIR = PROJECT_DIR / "config"
 
@@ -35,23 +27,12 @@ class _File(NamedTuple):
     lines: dict  # from the keys and indices that lead to a value to the lines of its key and of the value
     unused: list  # keys that have no effect
 
-    def section(self, name):
-        """Return a section of a file in the older layout; the others count as unused."""
-        if name not in self.values:
-            found = ", ".join(self.values) or "no section"
-            raise UsageError(
-                f"{self.path}, line 1: this file of INC's older layout has {found}; give it a {name} section"
-            )
-        self.unused.extend(key for key in self.values if (key, name) not in ((name, name), ("tuning", "quantization")))
-        return self.values[name]
-
-    def named(self, key, index):
-        """Name a pruning key by file and line: in the local settings at `index` if it is there, else of all."""
-        for trail in sorted(filter(None, self.lines), key=len):  # local settings lie deeper and so come last
-            if OLDER_PRUNER_KEYS.get(trail[-1], trail[-1]) == key and (
-                trail[-2:][0] == index or isinstance(trail[-2:][0], str)
-            ):
-                line, _ = self.lines[trail]
+    def named(self, key, index=None):
+        """Name a key by file and line: in the local settings at `index` if it is there, else of all."""
+        todays = schemas.OLDER_PRUNER_KEYS
+        trails = [trail for trail in self.lines if trail and todays.get(trail[-1], trail[-1]) == key]
+        here = [trail for trail in trails if trail[-2:][0] == index or isinstance(trail[-2:][0], str)]
+        line, _ = self.lines[max(here, key=len)]  # local settings lie deeper
         return f"{self.path}, line {line}: {key}"
 
     def show_older_layout(self, settings):
@@ -62,39 +43,48 @@ class _File(NamedTuple):
             print(f"note: {self.path} is in INC's older layout; understood as: {shown}{rest}")
 
 
-def _read(path, model):
-    """Check a file by a model, or by that of the older layout if it looks like one."""
-    values, lines = read_values(path)
-    older = isinstance(values, dict) and not OlderLayout.model_fields.keys().isdisjoint(values)
-    model, unused = OlderLayout if older else model, []
+def _read(path, model, section):
+    """Check a file by a model, or by that of the older layout if it looks like one; that has to have a section."""
+    root, lines = read_tree(path)
+    values, unused = root and plain(root), []
+    older = isinstance(values, dict) and not schemas.OlderLayout.model_fields.keys().isdisjoint(values)
+    model = schemas.OlderLayout if older else model
     try:
         checked = model.model_validate(values, context=unused)
     except pydantic.ValidationError as error:
         raise _refusal(path, lines, model.model_json_schema(), error.errors()[0]) from error
-    unused = [key for key in unused if key not in OlderLayout.model_fields]
-    return _File(path, checked.model_dump(mode="json", exclude_unset=True, by_alias=True), older, lines, unused)
+    values = checked.model_dump(mode="json", exclude_unset=True, by_alias=True)
+    if older and section not in values:
+        found = ", ".join(values) or "no section"
+        raise UsageError(f"{path}, line 1: this file of INC's older layout has {found}; give it a {section} section")
+    unused = [key for key in unused if key not in schemas.OlderLayout.model_fields]
+    unused += [key for key in values if key != section and (key, section) != ("tuning", "quantization")]
+    return _File(path, values, older, lines, unused)
 
 
 def _refusal(path, lines, schema, problem):
     """Put the first of pydantic's errors into a line; what is allowed there says the JSON schema of the model."""
-    loc, known, trail = problem["loc"], schema["$defs"], ()
-    for part in loc:  # more than keys and indices: which kind of several, and "[key]" for a key
-        trail += (part,) if (*trail, part) in lines else ()
+    loc, known, trail, names = problem["loc"], schema["$defs"], (), ["the file"]
     of_a_key = loc[-1:] == ("[key]",)
-    for part in loc[: len(loc) - 2 * of_a_key - (problem["type"] == "missing")]:
-        schema = known.get(schema.get("$ref", "").rpartition("/")[2], schema)
-        inner = {**schema.get("properties", {}), **dict(enumerate(schema.get("prefixItems", ())))}
-        inner |= dict(zip(("one", "more"), schema.get("oneOf", ()), strict=False))
-        schema = inner.get(part) or schema.get("items") or schema.get("additionalProperties") or schema
-    unknown = of_a_key or problem["type"] == "extra_forbidden"
+    for part in loc[:-1] if of_a_key or problem["type"] == "missing" else loc:
+        around, schema = schema, _inside(schema, part, known)
+        if (*trail, part) in lines:  # else it tells which of "one" and "more"
+            trail += (part,)
+            names += [part] if isinstance(part, str) else []
     key_line, value_line = lines[trail]
-    *_, name = ["the file", *(part for part in trail[: len(trail) - unknown] if isinstance(part, str))]
-    if unknown:
-        text = f"unknown key {trail[-1]!r:.100} in {name}; allowed here: {_allowed(schema, known)}"
+    if of_a_key or problem["type"] == "extra_forbidden":
+        text = f"unknown key {names[-1]!r:.100} in {names[-2]}; allowed here: {_allowed(around, known)}"
         return UsageError(f"{path}, line {key_line}: {text}")
-    return UsageError(
-        f"{path}, line {value_line}: {name} is {_found(problem['input'])}; give {_allowed(schema, known)}"
-    )
+    found, allowed = _found(problem["input"]), _allowed(schema, known)
+    return UsageError(f"{path}, line {value_line}: {names[-1]} is {found}; give {allowed}")
+
+
+def _inside(schema, part, known):
+    """Return the JSON schema of a part of what a schema is for, or the schema itself."""
+    schema = known.get(schema.get("$ref", "").rpartition("/")[2], schema)
+    inner = {**schema.get("properties", {}), **dict(enumerate(schema.get("prefixItems", ())))}
+    inner |= dict(zip(("one", "more"), schema.get("oneOf", ()), strict=False))
+    return inner.get(part) or schema.get("items") or schema.get("additionalProperties") or schema
 
 
 def _allowed(schema, known):
@@ -133,10 +123,9 @@ def find_config(path, flag):
     shipped = CONFIG_DIR / Path(path).name
     if Path(path).is_file():
         return Path(path)
-    if Path(path).is_absolute():
-        raise UsageError(f"--{flag} {path}: there is no such file")
-    if not shipped.is_file():
-        raise UsageError(f"--{flag} {path}: there is no such file, nor {shipped}")
+    if Path(path).is_absolute() or not shipped.is_file():
+        nor = "" if Path(path).is_absolute() else f", nor {shipped}"
+        raise UsageError(f"--{flag} {path}: there is no such file{nor}")
     print(f"note: --{flag} {path}: there is no such file; {shipped} is taken")
     return shipped
 
@@ -146,7 +135,7 @@ def quantization_settings(approach, path=CONFIG_DIR / "quantization.yml"):
 
     Args:
         approach: `dynamic`, `static`, `ipex` or `qat`.
-        path: YAML file after `Quantization`, or in INC's older layout.
+        path: YAML file after `schemas.Quantization`, or in INC's older layout.
 
     Returns:
         Keyword arguments for `PostTrainingQuantConfig` (`qat`: `QuantizationAwareTrainingConfig`) as nested plain
@@ -156,29 +145,31 @@ def quantization_settings(approach, path=CONFIG_DIR / "quantization.yml"):
     Raises:
         UsageError: the file cannot be read, or a key or value in it is not allowed; the message has the line.
     """
-    file = _read(path, Quantization)
+    file = _read(path, schemas.Quantization, "quantization")
     settings = file.values
     if file.older:
-        settings = _quantization_of_older_layout(file.section("quantization"), file.values.get("tuning", {}))
+        settings = _quantization_of_older_layout(**settings)
         file.show_older_layout(settings)
     # What is at the top but not for this approach (`recipes` in training) is there for the others.
-    allowed = (QuantizationAware if approach == "qat" else PostTraining).model_fields
+    allowed = (schemas.QuantizationAware if approach == "qat" else schemas.PostTraining).model_fields
     return {**{key: value for key, value in settings.items() if key in allowed}, **settings.get(approach, {})}
 
 
-def _quantization_of_older_layout(old, tuning):
-    loss = dict(tuning.get("accuracy_criterion", {}))
+def _quantization_of_older_layout(quantization, tuning=None, **others):
+    tuning = {"accuracy_criterion": {}, "exit_policy": {}, **(tuning or {})}
+    loss, trials = tuning["accuracy_criterion"], tuning["exit_policy"]
     for kind in loss.keys() & {"relative", "absolute"}:
         loss |= {"criterion": kind, "tolerable_loss": loss.pop(kind)}
-    trials = {
-        **tuning.get("exit_policy", {}),
-        **({"strategy": tuning["strategy"]["name"]} if tuning.get("strategy") else {}),
-    }
+    if tuning.get("strategy"):
+        trials["strategy"] = tuning["strategy"]["name"]
+    if "objective" in tuning:
+        trials["objective"] = tuning["objective"]
+    everywhere = {".*": quantization["model_wise"]} if "model_wise" in quantization else {}
     settings = {
-        "op_type_dict": {**({".*": old["model_wise"]} if "model_wise" in old else {}), **old.get("optype_wise", {})},
-        "op_name_dict": old.get("op_wise", {}),
+        "op_type_dict": {**everywhere, **quantization.get("optype_wise", {})},
+        "op_name_dict": quantization.get("op_wise"),
         "accuracy_criterion": loss,
-        "tuning_criterion": {**trials, **({"objective": tuning["objective"]} if "objective" in tuning else {})},
+        "tuning_criterion": trials,
     }
     return {key: value for key, value in settings.items() if value}
 
@@ -187,7 +178,7 @@ def pruning_settings(path=CONFIG_DIR / "prune.yml"):
     """Read INC's settings for pruning.
 
     Args:
-        path: YAML file after `Pruning`, or in INC's older layout.
+        path: YAML file after `schemas.Pruning`, or in INC's older layout.
 
     Returns:
         Keyword arguments for `WeightPruningConfig` as plain values. `pruning_configs`, `op_names` and
@@ -197,13 +188,12 @@ def pruning_settings(path=CONFIG_DIR / "prune.yml"):
         `pattern: mha` among them, are in `auto_slim`, if there are any.
 
     Raises:
-        UsageError: the file cannot be read, a key or value in it is not allowed, or two values do not go together;
-            the message has the line.
+        UsageError: as `quantization_settings`, or two values do not go together.
     """
-    file = _read(path, Pruning)
+    file = _read(path, schemas.Pruning, "pruning")
     settings = file.values
     if file.older:
-        approach = file.section("pruning").get("approach", {})
+        approach = settings["pruning"].get("approach", {})
         old = approach.get("weight_compression") or approach.get("weight_compression_pytorch") or {}
         pruners = old.pop("pruners", [])
         # What held in that layout for a file that does not say.
@@ -241,80 +231,69 @@ def _heads_to_auto_slim(file, settings):
     return {**rest, "pruning_configs": others, "auto_slim": slim}
 
 
-def settings_for_slimming(optimization_args):
-    """Find out which shares of heads and channels go, and whether weights are set to zero as well.
+def settings_for_pruning(optimization_args):
+    """Read what a run takes out and what it sets to zero: by its file, or the one meant for its approach, and flags.
 
     Args:
         optimization_args: `OptimizationArguments` as parsed, with --apply_pruning.
 
     Returns:
-        `(shares, zeros)`: dictionary of `heads` and `channels`, flags before the YAML file, empty if none go; and
-        whether there shall be zeros: where something is taken out, only if flags or file ask for them.
-    """
-    file = {}
-    if optimization_args.pruning_config is not None:
-        file = pruning_settings(find_config(optimization_args.pruning_config, "pruning_config"))
-    shares = {"heads": optimization_args.prune_heads, "channels": optimization_args.prune_ffn}
-    for name, key in (("heads", "mha_sparsity"), ("channels", "ffn2_sparsity")):
-        if shares[name] is None:
-            shares[name] = file.get("auto_slim", {}).get(key, 0.0)
-    if not any(shares.values()):
-        return {}, True
-    asked = {"target_sparsity", "pruning_approach"} & optimization_args.given
-    return shares, bool(asked or "target_sparsity" in file or file.get("pruning_configs"))
-
-
-def settings_for_pruning(optimization_args):
-    """Read the pruning settings of a run: those of its file, or of the one that is meant for its approach, and flags.
-
-    Args:
-        optimization_args: `OptimizationArguments` as parsed.
-
-    Returns:
-        What `merge_flags` makes of them.
+        Dictionary of `slimming`, if something is taken out: the shares of `heads` and `channels`; and of `pruning`,
+        if there shall be zeros: what `merge_flags` makes of them. Where something is taken out, there are zeros only
+        if flags or file ask for them.
 
     Raises:
         UsageError: as `pruning_settings` and `merge_flags`.
     """
-    locked = optimization_args.pruning_approach == "pattern_lock"
-    default = CONFIG_DIR / ("prune_pattern_lock.yml" if locked else "prune.yml")
-    settings = pruning_settings(find_config(optimization_args.pruning_config or default, "pruning_config"))
-    settings.pop("auto_slim", None)  # see `settings_for_slimming`
-    if optimization_args.pruning_config is None and optimization_args.pruning_approach.endswith("_progressive"):
+    args, given = optimization_args, optimization_args.given
+    default = "prune_pattern_lock.yml" if args.pruning_approach == "pattern_lock" else "prune.yml"
+    settings = pruning_settings(find_config(args.pruning_config or CONFIG_DIR / default, "pruning_config"))
+    slim = settings.pop("auto_slim", {})
+    shares = {
+        "heads": slim.get("mha_sparsity", 0.0) if args.prune_heads is None else args.prune_heads,
+        "channels": slim.get("ffn2_sparsity", 0.0) if args.prune_ffn is None else args.prune_ffn,
+    }
+    zeros = {"target_sparsity", "pruning_approach"} & given
+    if args.pruning_config is not None:
+        zeros = zeros or "target_sparsity" in settings or settings["pruning_configs"]
+    elif args.pruning_approach.endswith("_progressive"):
         settings["pattern"] = "4x1"  # single weights are no blocks that could be filled little by little
-    flags = ("pruning_approach", "target_sparsity", "start_step", "end_step")
-    keys = dict(zip(flags, ("pruning_type", *flags[1:]), strict=True))
-    values = {key: getattr(optimization_args, flag) for flag, key in keys.items()}
-    return merge_flags(settings, values, {key for flag, key in keys.items() if flag in optimization_args.given})
+    found = {"slimming": shares} if any(shares.values()) else {}
+    if zeros or not found:
+        flags = {key: getattr(args, key) for key in ("target_sparsity", "start_step", "end_step")}
+        won = flags.keys() & given | ({"pruning_type"} if "pruning_approach" in given else set())
+        found["pruning"] = merge_flags(settings, {"pruning_type": args.pruning_approach, **flags}, won)
+    return found
 
 
 def distillation_settings(path=CONFIG_DIR / "distillation.yml"):
     """Read INC's settings for distillation.
 
     Args:
-        path: YAML file after `Distillation`, or in INC's older layout.
+        path: YAML file after `schemas.Distillation`, or in INC's older layout.
 
     Returns:
         Dictionary of `temperature`, `loss_types` and `loss_weights`, with INC's defaults for what the file leaves out;
         and `intermediate` with `loss`, `weight` and, if the file names them, `layers`, where it has that section.
 
     Raises:
-        UsageError: the file cannot be read, or a key or value in it is not allowed; the message has the line.
+        UsageError: as `pruning_settings`.
     """
-    file = _read(path, Distillation)
-    flat = file.section("distillation").get("train", {}) if file.older else file.values
+    file = _read(path, schemas.Distillation, "distillation")
+    flat = file.values["distillation"].get("train", {}) if file.older else file.values
     nested = flat.pop("criterion", {}).get("KnowledgeDistillationLoss", {})
     given = {**flat, **nested}
     file.show_older_layout(given)
     settings = {"temperature": 1.0, "loss_types": ["CE", "CE"], "loss_weights": [0.5, 0.5], **given}
     if "intermediate" in settings:
         settings["intermediate"] = {"loss": "MSE", "weight": 1.0, **settings["intermediate"]}
-    place = {trail[-1]: f"{file.path}, line {line}: " for trail, (line, _) in file.lines.items() if trail}
-    if sum(settings["loss_weights"]) != 1:  # INC compares exactly, too; two decimals that sum to 1 do so as floats
-        raise UsageError(f"{place['loss_weights']}loss_weights is {settings['loss_weights']}; give two that sum to 1")
-    if settings["loss_types"][0] == "MSE" and settings["loss_weights"][0] > 0:
+    weights = settings["loss_weights"]
+    if sum(weights) != 1:  # INC compares exactly, too; two decimals that sum to 1 do so as floats
+        raise UsageError(f"{file.named('loss_weights')} is {weights}; give two that sum to 1")
+    if settings["loss_types"][0] == "MSE" and weights[0] > 0:
+        place, _, _ = file.named("loss_types").rpartition("loss_types")
         raise UsageError(
-            f"{place['loss_types']}the first of loss_types is 'MSE', but right answers are places in a text, not "
+            f"{place}the first of loss_types is 'MSE', but right answers are places in a text, not "
             "values: give CE, or 0 as the first of loss_weights"
         )
     return settings

@@ -21,6 +21,7 @@ from qa.start.engines import ENGINES
 from qa.start.errors import UsageError
 from qa.start.output import written_beside
 from qa.start.process import chosen_threads
+from qa.start.processor import note_saturation
 
 LOGITS = ["start_logits", "end_logits"]
 # An ONNX file is a protocol buffer, which ends here.
@@ -227,6 +228,8 @@ def load_exported(output_dir):
     """
     folder = Path(output_dir)
     name = next(name for name, engine in ENGINES.items() if (folder / engine.files[-1]).is_file())
+    if ENGINES[name].rounding in (folder / ENGINES[name].files[-1]).read_bytes():
+        note_saturation()
     return _LOADERS[name](folder, chosen_threads())
 
 

@@ -5,12 +5,12 @@ Does not belong here: features (`features.py`), scores (`scores.py`), and runnin
 """
 
 import json
-from json.encoder import encode_basestring_ascii
 from pathlib import Path
 from typing import NamedTuple
 
 import datasets
 import numpy as np
+import orjson
 import pyarrow as pa
 import pyarrow.compute as pc
 from tqdm.auto import tqdm
@@ -266,43 +266,15 @@ def write_answers(answers, output_dir, prefix=None):
         output_dir: existing folder.
         prefix: put before each name, with an underscore.
     """
-    folder = Path(output_dir)
     prefix = f"{prefix}_" if prefix else ""
-    _write_json(folder / f"{prefix}predictions.json", answers.predictions)
-    write_text(folder / f"{prefix}nbest_predictions.json", _nbest_json(answers.nbest))
-    if answers.null_odds is not None:
-        _write_json(folder / f"{prefix}null_odds.json", answers.null_odds)
+    contents = {"predictions": answers.predictions, "nbest_predictions": answers.nbest, "null_odds": answers.null_odds}
+    for name, content in contents.items():
+        if content is not None:
+            write_text(Path(output_dir) / f"{prefix}{name}.json", _as_json(content))
 
 
-def _write_json(path, content):
-    # With its own indentation `json` would fall back to slow Python code. None of the dictionaries has any inside.
-    lines = json.dumps(content, separators=(",\n    ", ": "))[1:-1]
-    write_text(path, f"{{\n    {lines}\n}}\n" if lines else "{}\n")
-
-
-def _nbest_json(nbest):
-    """Format as `json.dumps(nbest, indent=4)` does, which falls back to slow Python code when it indents."""
-    if not nbest:
-        return "{}\n"
-    values = [value for entries in nbest.values() for entry in entries for value in entry.values()]
-    # One call of the fast encoder for all of them; a line feed in a text comes out escaped.
-    encoded = json.dumps(values, separators=("\n", ":"))[1:-1].split("\n")
-    templates = {}  # one for each sequence of entries and of their fields
-    rows, begin = [], 0
-    for identifier, entries in nbest.items():
-        names = tuple(map(tuple, entries))
-        if names not in templates:
-            templates[names] = _nbest_template(names)
-        end = begin + sum(map(len, entries))
-        rows.append(templates[names] % (encode_basestring_ascii(identifier), *encoded[begin:end]))
-        begin = end
-    return "{\n" + ",\n".join(rows) + "\n}\n"
-
-
-def _nbest_template(names):
-    """Return a template for an example's id and values; `names` are the fields of each entry."""
-    entries = []
-    for fields in names:
-        lines = ",\n".join(f"            {encode_basestring_ascii(field)}: %s" for field in fields)
-        entries.append(f"        {{\n{lines}\n        }}")
-    return "    %s: [\n" + ",\n".join(entries) + "\n    ]"
+def _as_json(content):
+    try:
+        return orjson.dumps(content, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE).decode()
+    except TypeError:  # half a character, which no UTF-8 has bytes for; in files of questions it is refused
+        return json.dumps(content, indent=2) + "\n"

@@ -14,6 +14,7 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from qa.start.engines import ENGINES
 from qa.start.output import write_text
 from qa.start.paths import kind_of
+from qa.start.processor import processor
 from qa.start.stack import STACK
 
 
@@ -75,9 +76,18 @@ def write_card(output_dir, data_args, steps, repo_id=None, original=None, export
 
 {lost}## How to load it
 
-{how}
+{how}{_made_on() if int8 else ""}
 """
     write_text(folder / "README.md", str(ModelCard(f"---\n{metadata.to_yaml()}\n---\n\n{text}")))
+
+
+def _made_on():
+    """Name the instruction sets that an int8 model was made and measured with."""
+    named = ", ".join(processor()[1]) or "plain instructions"
+    return (
+        f"\n\nMade and measured on a processor with {named}. Without VNNI large sums of int8 products may be clipped, "
+        "and F1 may be lower."
+    )
 
 
 def _scores(results):

@@ -84,19 +84,17 @@ def evaluate_model(model, prepared, data_args, output_dir, split, device="cpu"):
         `(metrics, answers)`: metrics by name, with the prefix `{split}_`, scores only if every example has its
         answers; and `Answers`.
     """
-    begin = time.perf_counter()
+    from transformers.trainer_utils import speed_metrics
+
+    begin = time.time()
     description = "Evaluating" if split == "eval" else "Predicting"
     logits = predict_logits(model, prepared.batches, device, description)
     examples, answers = post_processing(data_args, output_dir)(prepared.examples, prepared.features, logits, split)
-    seconds = time.perf_counter() - begin
-    metrics = {
-        **score(examples, answers, data_args),
-        "samples": len(examples),
-        "features": len(prepared.features),
-        "runtime": round(seconds, 4),
-        "samples_per_second": round(len(examples) / seconds, 3),
-    }
-    return {f"{split}_{name}": value for name, value in metrics.items()}, answers
+    steps = len(list(prepared.batches.by_length()))
+    speed = speed_metrics(split, begin, num_samples=len(examples), num_steps=steps)
+    counts = {"samples": len(examples), "features": len(prepared.features)}
+    metrics = {f"{split}_{name}": value for name, value in {**score(examples, answers, data_args), **counts}.items()}
+    return {**metrics, **speed}, answers
 
 
 def f1_of_trials(prepared, data_args):

@@ -10,7 +10,7 @@ import json
 import yaml
 
 from qa.start.errors import UsageError
-from qa.start.yaml_files import PLAIN_TAGS, compose
+from qa.start.yaml_files import PLAIN_TAGS, read_tree
 
 # So many names of `TrainingArguments` nobody writes into a file by hand; it has over a hundred.
 NAMES_OF_A_DUMP = 50
@@ -65,7 +65,7 @@ def values_of_file(path):
         if path.suffix == ".json":
             values = json.loads(path.read_text(encoding="utf-8"))
         else:
-            root = compose(path, {*PLAIN_TAGS, "tag:yaml.org,2002:timestamp"})  # --run_name 2025-01-31
+            root, _ = read_tree(path, {*PLAIN_TAGS, "tag:yaml.org,2002:timestamp"})  # --run_name 2025-01-31
             values = root and yaml.SafeLoader("").construct_document(root)
         if not isinstance(values, dict):
             raise TypeError(f"it holds a {type(values).__name__}; give a mapping from names to values")

@@ -210,6 +210,8 @@ def check_effects(run, trains=False):
                 raise UsageError(f"--{name} {value} is given without --{flag}; add that flag or drop this one")
     if trains:
         _check_training(run.training_args)
+    elif run.training_args.report_to:
+        raise UsageError("--report_to shows a training, and nothing is trained here; leave it out")
     elif run.training_args.fp16:
         raise UsageError("--fp16 is for trainings on a GPU, and nothing is trained here; leave it out")
 

@@ -195,7 +195,8 @@ def claim_output_dir(path, made_from, overwrite, resumed=False):
 def _make_own(folder, made_from, overwrite, resumed):
     with saving(folder):
         folder.mkdir(parents=True, exist_ok=True)
-        _LOCKS[folder.resolve()] = _lock(folder)
+        if folder.resolve() not in _LOCKS:
+            _LOCKS[folder.resolve()] = _lock(folder)
         check_owner(folder, made_from, overwrite, resumed=resumed)
         earlier = read_run(folder)
         goes_on = earlier.get("made_from") == made_from and (resumed or not overwrite)

@@ -27,16 +27,8 @@ class _Loader(yaml.SafeLoader):
             return "tag:yaml.org,2002:float"
         return super().resolve(kind, value, implicit)
 
-    def construct_object(self, node, deep=False):
-        if isinstance(node, yaml.CollectionNode):
-            node.tag = self.DEFAULT_MAPPING_TAG if node.id == "mapping" else self.DEFAULT_SEQUENCE_TAG
-        try:
-            return super().construct_object(node, deep=True)
-        except (yaml.YAMLError, ValueError, LookupError):
-            return node.value  # text that contradicts its tag stays text
 
-
-def compose(path, tags=PLAIN_TAGS):
+def read_tree(path, tags=PLAIN_TAGS):
     """Parse a YAML file to a tree of nodes that is small and has plain tags only; nothing is built from it.
 
     Args:
@@ -44,10 +36,12 @@ def compose(path, tags=PLAIN_TAGS):
         tags: those that are allowed.
 
     Returns:
-        The root node, or `None` for an empty file.
+        `(root, lines)`: the root node, `None` for an empty file; and a dictionary from the keys and indices that lead
+        to a value, as a tuple, to the lines of its key and of the value itself.
 
     Raises:
-        UsageError: the file cannot be read, unfolds to too many values, has other tags, or a key twice.
+        UsageError: the file cannot be read, unfolds to too many values, has other tags, a key that is no text, or one
+            twice in a mapping.
     """
     content = b""
     try:
@@ -59,49 +53,40 @@ def compose(path, tags=PLAIN_TAGS):
         line = 1 + (mark.line if mark else content.count(b"\n", 0, offset))
         problem = " ".join(str(getattr(error, "problem", None) or error).split())
         raise UsageError(f"{path}, line {line}: this cannot be read as YAML: {problem}") from error
-    waiting, count = [root] if root else [], 1
-    while waiting:
-        node = waiting.pop()
-        found = f"{path}, line {node.start_mark.line + 1}: {_described(node)}"
-        if node.tag not in tags and (node.tag, node.id) != ("!Pruner", "mapping"):
-            tag = node.tag.replace("tag:yaml.org,2002:", "!!")
-            raise UsageError(f"{found} has the tag {tag}; give plain text, numbers, lists and mappings")
-        children = [] if isinstance(node, yaml.ScalarNode) else node.value
-        if isinstance(node, yaml.MappingNode):
-            children = [child for pair in children for child in pair]
-        count += len(children)
-        if count > MAX_NODES:
-            raise UsageError(f"{found} unfolds to more than {MAX_NODES} values; write less, no aliases")
-        waiting.extend(reversed(children))
-    return root
-
-
-def read_values(path):
-    """Read a YAML file as plain values.
-
-    Returns:
-        `(values, lines)`: what the file holds, and a dictionary from the keys and indices that lead to a value, as a
-        tuple, to the lines of its key and of the value itself.
-
-    Raises:
-        UsageError: as `compose`, or a key is no text or number, or stands twice in a mapping.
-    """
-    root = compose(path) or yaml.compose("{}", Loader=_Loader)
-    lines, waiting = {}, [((), root, root)]
+    lines, waiting = {(): (1, 1)}, [((), root, root)] if root else []
     for trail, key, node in waiting:
-        line = key.start_mark.line + 1
+        line, value_line = (part.start_mark.line + 1 for part in (key, node))
+        for part, its_line in ((key, line), (node, value_line)):
+            if part.tag not in tags and (part.tag, part.id) != ("!Pruner", "mapping"):
+                tag = part.tag.replace("tag:yaml.org,2002:", "!!")
+                allowed = "plain text, numbers, lists and mappings"
+                raise UsageError(f"{path}, line {its_line}: {_described(part)} has the tag {tag}; give {allowed}")
         if key is not node and key.tag != _Loader.DEFAULT_SCALAR_TAG:
             found = key.value if isinstance(key, yaml.ScalarNode) else _described(key)
-            allowed = "names of settings, and regular expressions for operators in quotes"
+            allowed = "names, and regular expressions in quotes"
             raise UsageError(f"{path}, line {line}: unknown key {found:.100}; allowed are {allowed}")
-        if trail in lines:
+        if trail and trail in lines:
             raise UsageError(f"{path}, line {line}: the key {trail[-1]!r:.100} stands twice in one mapping; keep one")
-        lines[trail] = line, node.start_mark.line + 1
+        lines[trail] = line, value_line
         if isinstance(node, yaml.SequenceNode):
             waiting.extend(((*trail, i), child, child) for i, child in enumerate(node.value))
         elif isinstance(node, yaml.MappingNode):
             waiting.extend(((*trail, name.value), name, child) for name, child in node.value)
-    return _Loader("").construct_document(root), lines
+        if len(waiting) > MAX_NODES:
+            raise UsageError(f"{path}, line 1: it unfolds to more than {MAX_NODES} values; write less, no aliases")
+    return root, lines
+
+
+def plain(node):
+    """Build the plain values of a node from `read_tree`; text that contradicts its tag stays text."""
+    if isinstance(node, yaml.SequenceNode):
+        return [plain(child) for child in node.value]
+    if isinstance(node, yaml.MappingNode):
+        return {key.value: plain(value) for key, value in node.value}
+    try:
+        return _Loader("").construct_object(node, deep=True)
+    except (yaml.YAMLError, ValueError, LookupError):
+        return node.value
 
 
 def _described(node):

@@ -559,6 +559,10 @@ TRAINING = {
         {"--do_train": None, "--apply_quantization": True},
         ["--apply_quantization", "--do_train"],
     ),
+    "tracker without a training": (
+        {"--do_train": None, "--train_file": None, "--report_to": "tensorboard"},
+        ["--report_to", "nothing is trained"],
+    ),
     "nothing to do at all": ({"--do_train": None, "--do_eval": None}, ["--do_train", "--do_predict"]),
     "IPEX in training": ({"--use_ipex": True}, ["--use_ipex", "run_qa_post_training.py"]),
     "int8 in bf16": ({"--apply_quantization": True, "--bf16": True, "--no_cuda": True}, ["--bf16", "fake-quant"]),
@@ -592,6 +596,10 @@ TRAINING = {
         ["--gradient_checkpointing_kwargs", "use_reentrant"],
     ),
     "all features dropped": ({"--dataloader_drop_last": True}, ["--dataloader_drop_last", "1 features", "of 8"]),
+    "schedule longer than the training": (
+        {"--apply_pruning": True, "--start_step": 30},
+        ["from step 30", "does not fit into 3 training steps", "--start_step"],
+    ),
     # arguments of a compression that is not asked for
     "sparsity without pruning": ({"--target_sparsity": 0.5}, ["--target_sparsity 0.5", "--apply_pruning"]),
     "start without pruning": ({"--start_step": 5}, ["--start_step 5", "--apply_pruning"]),

@@ -141,7 +141,7 @@ class Arguments(run_qa.OptimizationArguments):
 def test_a_schedule_ends_inside_the_training(approach, steps):
     arguments = Arguments(pruning_approach=approach)
     arguments.given = {"pruning_approach"}
-    settings = fit_schedule(settings_for_pruning(arguments), steps, steps)
+    settings = fit_schedule(settings_for_pruning(arguments)["pruning"], steps, steps)
     assert settings["pruning_type"] == approach
     assert 0 < settings["end_step"] < steps
     if approach.endswith("_progressive"):
@@ -154,10 +154,10 @@ def test_flags_win_over_the_file_and_the_file_over_their_defaults(tmp_path):
     path.write_text("target_sparsity: 0.4\npruning_type: magnitude\nstart_step: 3\n", encoding="utf-8")
     arguments = Arguments(pruning_config=str(path), target_sparsity=0.7)
     arguments.given = {"pruning_config", "target_sparsity"}
-    settings = fit_schedule(settings_for_pruning(arguments), 20, 20)
+    settings = fit_schedule(settings_for_pruning(arguments)["pruning"], 20, 20)
     assert (settings["target_sparsity"], settings["pruning_type"], settings["start_step"]) == (0.7, "magnitude", 3)
 
 
 def test_a_schedule_that_does_not_fit_is_refused():
     with pytest.raises(UsageError, match="does not fit into 20 training steps"):
-        fit_schedule(settings_for_pruning(Arguments(start_step=30)), 20, 20)
+        fit_schedule(settings_for_pruning(Arguments(start_step=30))["pruning"], 20, 20)

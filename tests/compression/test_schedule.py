@@ -1,48 +1,23 @@
 """Pruning settings as a whole: what INC makes of every schedule that passes, and lines for those that do not."""
 
+import drawn_training
 import hypothesis
 import pytest
-import torch
 from hypothesis import strategies as st
 
 from qa.compression.schedule import PRUNING_APPROACHES, fit_schedule, is_locked, merge_flags, pruners_of
 from qa.compression.settings import pruning_settings, settings_for_pruning
-from qa.corrections.ipex import without_ipex
 from qa.start.errors import UsageError
-
-with without_ipex():
-    from neural_compressor import training
-
-    from qa.compression.pruning import pruning_config
 
 FLAGS = {"target_sparsity": 0.1, "pruning_type": "snip_momentum", "start_step": 0, "end_step": None}
 EPOCH = 12
 
 
 def pruned(settings, steps):
-    """Let INC's pruners go through a training of drawn gradients.
-
-    Returns:
-        List of `(share of zeros, blocks, operators)` for each pruner, over the operators that it prunes.
-    """
-    generator = torch.Generator().manual_seed(0)
-    model = torch.nn.Sequential(*(torch.nn.Linear(128, 128, bias=False) for _ in range(4)))
-    with torch.no_grad():
-        for number, weight in enumerate(model.parameters()):
-            # Layers of different size: the smallest would lose most of their weights.
-            weight.copy_(torch.randn(weight.shape, generator=generator) * 2.0**-number)
-    callbacks = training.prepare_compression(model, confs=pruning_config(settings)).callbacks
-    for step in range(steps):
-        callbacks.on_step_begin(step)
-        for weight in model.parameters():
-            weight.grad = torch.randn(weight.shape, generator=generator)
-        callbacks.on_before_optimizer_step()
-        with torch.no_grad():
-            for weight in model.parameters():
-                weight -= 0.01 * weight.grad
-        callbacks.on_after_optimizer_step()
+    """Return the share of zeros of each of INC's pruners over the operators that it prunes, after a training."""
+    _, pruners = drawn_training.prune(settings, layers=4, width=128, shrink=0.5, steps=steps, bias=False)
     found = []
-    for pruner in callbacks.callbacks_list[0].pruners:
+    for pruner in pruners:
         weights = [module.weight for module in pruner.modules.values()]
         zeros = sum(int((weight == 0).sum()) for weight in weights)
         found.append(zeros / sum(weight.numel() for weight in weights))
@@ -111,14 +86,15 @@ class Arguments:
     """The part of `OptimizationArguments` that is about pruning."""
 
     def __init__(self, **given):
-        defaults = {**FLAGS, "pruning_approach": FLAGS["pruning_type"], "pruning_config": None}
+        defaults = {**FLAGS, "pruning_approach": FLAGS["pruning_type"]}
+        defaults |= dict.fromkeys(("pruning_config", "prune_heads", "prune_ffn"))
         vars(self).update({**defaults, **given, "given": frozenset(given)})
 
 
 def scheduled(folder, content, steps_per_epoch, last_step, **flags):
     (folder / "own.yml").write_text(content, encoding="utf-8")
     merged = settings_for_pruning(Arguments(pruning_config=str(folder / "own.yml"), **flags))
-    return fit_schedule(merged, steps_per_epoch, last_step)
+    return fit_schedule(merged["pruning"], steps_per_epoch, last_step)
 
 
 OLDER_LOCAL = "pruning: {approach: {weight_compression: {end_epoch: 1, pruners: [{end_step: 5}, {}]}}}\n"
@@ -191,3 +167,34 @@ def test_merging_and_fitting_leave_their_settings_as_they_are(tmp_path):
     before = repr(merged)
     fit_schedule(merged, 20, 40)
     assert repr(merged) == before
+
+
+SLIM = "auto_slim: {mha_sparsity: 0.5}\n"
+
+
+@pytest.mark.parametrize(
+    ("content", "flags", "slimming", "zeros"),
+    [
+        (SLIM, {}, (0.5, 0.0), None),
+        (SLIM, {"prune_heads": 0.25, "prune_ffn": 0.75}, (0.25, 0.75), None),
+        (SLIM, {"prune_heads": 0.0}, None, 0.1),
+        (SLIM, {"target_sparsity": 0.3}, (0.5, 0.0), 0.3),
+        (SLIM + "target_sparsity: 0.2\n", {}, (0.5, 0.0), 0.2),
+        ("pattern: 1x1\n", {"prune_ffn": 0.5}, (0.0, 0.5), None),
+        (None, {"prune_ffn": 0.5}, (0.0, 0.5), None),
+        (None, {}, None, 0.1),
+    ],
+)
+def test_what_is_taken_out_and_what_becomes_zero(content, flags, slimming, zeros, tmp_path):
+    if content is not None:
+        (tmp_path / "own.yml").write_text(content, encoding="utf-8")
+        flags = {**flags, "pruning_config": str(tmp_path / "own.yml")}
+    found = settings_for_pruning(Arguments(**flags))
+    assert found.get("slimming") == (slimming and dict(zip(("heads", "channels"), slimming, strict=True)))
+    assert found.get("pruning", {}).get("target_sparsity") == zeros
+
+
+def test_a_file_is_read_and_told_of_once(tmp_path, capsys):
+    (tmp_path / "own.yml").write_text(OLDER, encoding="utf-8")
+    settings_for_pruning(Arguments(pruning_config=str(tmp_path / "own.yml"), prune_ffn=0.5))
+    assert capsys.readouterr().out.count("\n") == 1

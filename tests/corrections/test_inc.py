@@ -1,5 +1,6 @@
 """INC's parts as they are mended: masks that are counted once, and gradients of fake-quant weights."""
 
+import drawn_training
 import pytest
 import torch
 from torch.ao.nn.qat import Linear
@@ -8,36 +9,16 @@ from torch.ao.quantization import get_default_qat_qconfig
 from qa.corrections.ipex import without_ipex
 
 with without_ipex():
-    from neural_compressor import training
-
-    from qa.compression.pruning import pruning_config
     from qa.corrections.inc import align_weight_quantizers, count_masks_once, kept_exceptions
 
 STEPS = 8
 
 
 def pruned(pattern, settings, counted_once):
-    """Run INC's callbacks over `STEPS` steps of drawn gradients; return weights, masks and INC's last count."""
-    generator = torch.Generator().manual_seed(0)
-    model = torch.nn.Sequential(*(torch.nn.Linear(16, 16) for _ in range(5)))
-    with torch.no_grad():
-        for number, weight in enumerate(model.parameters()):
-            # Layers of very different size: some would lose all of their weights.
-            weight.copy_(torch.randn(weight.shape, generator=generator) * 10.0**-number)
+    """Let INC's pruner go through a training; return weights, masks and its last count."""
     settings = {"pattern": pattern, "start_step": 0, "end_step": STEPS - 1, "pruning_frequency": 1, **settings}
-    callbacks = training.prepare_compression(model, confs=pruning_config(settings)).callbacks
-    pruner = callbacks.callbacks_list[0].pruners[0]
-    if counted_once:
-        count_masks_once(pruner)
-    for step in range(STEPS + 1):
-        callbacks.on_step_begin(step)
-        for weight in model.parameters():
-            weight.grad = torch.randn(weight.shape, generator=generator)
-        callbacks.on_before_optimizer_step()
-        with torch.no_grad():
-            for weight in model.parameters():
-                weight -= 0.01 * weight.grad
-        callbacks.on_after_optimizer_step()
+    mend = count_masks_once if counted_once else None
+    model, (pruner,) = drawn_training.prune(settings, layers=5, width=16, shrink=0.1, steps=STEPS + 1, mend=mend)
     return [*model.parameters(), *pruner.masks.values()], pruner.current_sparsity_ratio
 
 
