@@ -160,7 +160,7 @@ class Distillation(Loss):
     # Ours: a loss between hidden states.
     intermediate: _mapping(
         layers=Annotated[list[_Step], Field(min_length=1)],
-        loss=Literal["MSE"],
+        loss=Literal["MSE", "relations"],
         weight=_AboveZero,
     ) = None
 

@@ -499,6 +499,8 @@ def test_shipped_files(capsys):
     lock = pruning_settings(CONFIG_DIR / "prune_pattern_lock.yml")
     assert (lock["pruning_type"], lock["pattern"]) == ("pattern_lock", "1x1")
     assert lock["excluded_op_names"] == [".*qa_outputs"]
+    gradual = pruning_settings(CONFIG_DIR / "prune_encoder.yml")
+    assert (gradual["sparsity_decay_type"], gradual["pattern"], gradual["target_sparsity"]) == ("cubic", "1x1", 0.9)
     assert pruning_settings(CONFIG_DIR / "prune_slim.yml")["auto_slim"].keys() == {"mha_sparsity", "ffn2_sparsity"}
     assert distillation_settings()["loss_types"][1] == "CE"
     assert "intermediate" not in distillation_settings()
@@ -510,6 +512,7 @@ def test_shipped_files(capsys):
         "prune_encoder.yml",
         "prune_pattern_lock.yml",
         "prune_slim.yml",
+        "prune_encoder.yml",
         "distillation_intermediate.yml",
         "quantization.yml",
     }
