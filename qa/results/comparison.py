@@ -138,8 +138,8 @@ def side_by_side(folders):
         List of dictionaries with `name` and what there is of `questions`, `f1`, `f1_interval`, `f1_change`,
         `f1_change_interval`, `exact_match`, `size_mb`, `latency_ms` (median, batch of 1), `times_as_fast` (as the
         original, in the same report), `batch_size`, `questions_per_second` and `peak_memory_mb` (both in batches of
-        that size). The models that reports compare
-        with come first, unless a run that only evaluated one of them is there as well.
+        that size). The models that reports compare with come first, unless a run that only evaluated one of them is
+        there as well.
 
     Raises:
         UsageError: there is no such folder, or its report is broken.
