@@ -82,8 +82,8 @@ def _made_on():
     """Name the instruction sets that an int8 model was made and measured with."""
     named = ", ".join(processor()[1]) or "plain instructions"
     return (
-        f"\n\nMade and measured on a processor with {named}. Without VNNI large sums of int8 products may be clipped, and "
-        "F1 may be lower."
+        f"\n\nMade and measured on a processor with {named}. Without VNNI large sums of int8 products may be clipped, "
+        "and F1 may be lower."
     )
 
 
