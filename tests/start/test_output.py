@@ -425,6 +425,9 @@ def test_a_folder_appears_when_all_of_it_is_written(name, tmp_path):
     after = dict.fromkeys(["config.json", "pytorch_model.bin"], "after")
     # A folder of that name is another one now; files of the output folder itself are put beside the others.
     assert contents(place) == (after if name else {**before, **after})
+    with output.written_beside(tmp_path, "checkpoint-9") as folder:
+        (folder / "config.json").write_text("first")
+    assert contents(tmp_path / "checkpoint-9") == {"config.json": "first"}
     assert not list(tmp_path.glob(".unfinished*"))
 
 
