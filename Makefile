@@ -7,17 +7,24 @@ BASE_PYTHON := $(shell for python in python3.11 python3.12 python3; do \
 	$$python -c '$(FITS)' 2> /dev/null && echo $$python && break; done)
 PYTHON := .venv/bin/python
 OUT := out
-DEMO := $(PYTHON) run_qa_post_training.py --model_name_or_path sample/distilbert-qa --train_file sample/train.json \
+DEMO := --model_name_or_path sample/distilbert-qa-wide --train_file sample/train.json \
 	--validation_file sample/dev.json --do_eval --verify_loading --no_cuda --per_device_eval_batch_size 16 \
 	--apply_quantization --report
+QUANTIZE := $(PYTHON) run_qa_post_training.py $(DEMO)
+# The engines that are installed, by requirements-onnx.txt and requirements-openvino.txt: they join the demo.
+INSTALLED := from importlib.util import find_spec; from qa.start.engines import ENGINES; \
+	print(*(name for name, engine in ENGINES.items() if all(map(find_spec, engine.packages))))
+EXTRAS = $(shell $(PYTHON) -c '$(INSTALLED)')
 
 .PHONY: demo test unit lint bench clean
 
 demo: .venv/run-ready
-	$(DEMO) --output_dir $(OUT)/dynamic
-	$(DEMO) --output_dir $(OUT)/static --quantization_approach static
-	$(DEMO) --output_dir $(OUT)/ipex --quantization_approach static --use_ipex
-	$(PYTHON) report_qa.py $(OUT)/dynamic $(OUT)/static $(OUT)/ipex --output_dir $(OUT)/report
+	$(QUANTIZE) --output_dir $(OUT)/dynamic
+	$(QUANTIZE) --output_dir $(OUT)/static --quantization_approach static
+	$(QUANTIZE) --output_dir $(OUT)/ipex --quantization_approach static --use_ipex
+	for engine in $(EXTRAS); do \
+		$(PYTHON) export_qa.py $(DEMO) --output_dir $(OUT)/$$engine --export_format $$engine || exit; done
+	$(PYTHON) report_qa.py $(patsubst %,$(OUT)/%,dynamic static ipex $(EXTRAS)) --output_dir $(OUT)/report
 
 # One worker on each core, with one thread; `tests/conftest.py` says how to write tests for that.
 PYTEST := $(PYTHON) -m pytest --numprocesses logical --dist loadgroup

@@ -1,25 +1,64 @@
-"""Set the smallest weights of a language model to zero: what Prune Once For All starts from.
+"""Prune a language model little by little, with its dense self as teacher: what Prune Once For All starts from.
 
-    python prune_encoder_qa.py --model_name_or_path distilbert-base-uncased --target_sparsity 0.9 --output_dir sparse
+    python prune_encoder_qa.py --model_name_or_path distilbert-base-uncased --train_file text.txt \\
+        --target_sparsity 0.9 --num_train_epochs 3 --learning_rate 1e-4 --output_dir sparse
 
-The same share is taken from each linear operator, by magnitude and without any training, and the result is ready for
-`run_qa.py --apply_pruning --pruning_approach pattern_lock`. The paper (Zafrir et al. 2021, arXiv 2111.05754) prunes
-little by little while the model goes on learning language, and so loses less; its models are on the hub.
+After Zafrir et al. 2021 (arXiv:2111.05754), section 3. The result is for `run_qa.py --apply_pruning --pruning_approach
+pattern_lock`. Supported: models with a head that guesses words and without, the approaches and patterns of pruning of
+`run_qa.py`, bf16, several processes, checkpoints. Without text, or with `--steps 0`, the smallest weights of each
+linear operator go in one blow, and much of what the model knew with them. Refused: whatever is about questions.
 """
 
-import argparse
+import copy
+from dataclasses import dataclass, field
 
+from qa.compression.schedule import PRUNING_APPROACHES, fit_schedule, is_locked, pruners_of
+from qa.compression.settings import CONFIG_DIR, settings_for_pruning
 from qa.corrections.ipex import without_ipex
 from qa.corrections.py_cpuinfo import ask_about_processor
-from qa.models.identity import versions, weights_of
-from qa.models.loading import from_pretrained, load_model
-from qa.start.arguments import ModelArguments
+from qa.models.loading import load_language_model, load_model
+from qa.questions.text import load_texts, text_windows
+from qa.results.course import claim, conclude, is_done, load_base_model, read_inputs, training_in
+from qa.results.hub import hub_of
+from qa.results.steps import pruning_of_language
+from qa.results.verification import verify
+from qa.start.arguments import ModelArguments, OutcomeArguments, parse_arguments
+from qa.start.arguments_checks import check_effects, note_effects
 from qa.start.command import command
 from qa.start.errors import UsageError
-from qa.start.output import check_owner, claim_output_dir, finish, saving
-from qa.start.paths import check_output_dir, kind_of
-from qa.start.process import go_offline_without_hub, prepare_process, quiet_libraries
+from qa.start.output import last_checkpoint, saving
+from qa.start.process import is_first_process, prepare_process
+from qa.start.processes import wait_for_all
+from qa.start.run import Run
 from qa.start.stack import check_stack
+
+# Share of the training in which sparsity grows, where nothing is said; the rest mends.
+GROWTH = 0.5
+
+
+@dataclass
+class OptimizationArguments(OutcomeArguments):
+    """How the model gets sparse."""
+
+    target_sparsity: float = field(default=0.9, metadata={"help": "Share of zeros to reach in the linear operators."})
+    steps: int | None = field(
+        default=None, metadata={"help": "Optimizer steps, in place of epochs; 0: in one blow, without training."}
+    )
+    start_step: int = field(default=0, metadata={"help": "Optimizer step at which pruning starts."})
+    end_step: int | None = field(
+        default=None, metadata={"help": "Step at which pruning ends (half of the training, if left out)."}
+    )
+    pruning_approach: str = field(
+        default="magnitude",
+        metadata={"help": "How weights are chosen, as in run_qa.py.", "choices": list(PRUNING_APPROACHES)},
+    )
+    pruning_config: str | None = field(
+        default=str(CONFIG_DIR / "prune_encoder.yml"), metadata={"help": "YAML file with INC's pruning settings."}
+    )
+
+    # No arguments: what the checks of all commands ask about.
+    takes_questions = False
+    apply_pruning = True
 
 
 def prune(model, sparsity):
@@ -37,49 +76,149 @@ def prune(model, sparsity):
         weight.view(-1)[smallest] = 0.0
 
 
+def settle_training(run):
+    """Find out whether there is a training, refuse what goes with none, and tell the training's arguments."""
+    data_args, training_args, optimization_args = run.data_args, run.training_args, run.optimization_args
+    for flag in ("do_eval", "do_predict", "validation_file", "test_file"):
+        if getattr(training_args, flag, False) or getattr(data_args, flag, None):
+            raise UsageError(f"--{flag} is about questions, and no question is answered here; leave it out")
+    if training_args.use_ipex:
+        raise UsageError("--use_ipex is for run_qa_post_training.py; leave it out here")
+    if not 0.0 <= optimization_args.target_sparsity < 1.0:
+        raise UsageError(f"--target_sparsity is {optimization_args.target_sparsity}; give a number from 0 to below 1")
+    text = data_args.train_file or data_args.dataset_name
+    steps = optimization_args.steps
+    if steps is not None and steps < 0:
+        raise UsageError(f"--steps is {steps}; give a whole number of at least 0")
+    if steps and text is None:
+        raise UsageError(f"--steps {steps} needs text to learn from: give --train_file or --dataset_name")
+    training_args.do_train = bool(text) and steps != 0
+    if steps:
+        training_args.max_steps = steps
+
+
+def fitted(settings, epoch_steps, last_step):
+    """Fit the schedule into the training; where no end is given, sparsity grows in the first half."""
+    pruners = [
+        each
+        if is_locked(each) or each.get("end_step") is not None or "end_epoch" in each
+        else {**each, "end_step": max(each["start_step"] + 1, round(GROWTH * last_step))}
+        for each in pruners_of(settings)
+    ]
+    if settings.get("pruning_configs"):
+        return fit_schedule({**settings, "pruning_configs": pruners}, epoch_steps, last_step)
+    return fit_schedule(pruners[0], epoch_steps, last_step)
+
+
+def train(run, model, teacher, windows, guesses):
+    """Prune and save the model.
+
+    Args:
+        run: `Run` with its merged settings.
+        model, teacher: language models, the same to begin with.
+        windows: from `text_windows`.
+        guesses: whether they have a head that guesses words.
+
+    Returns:
+        The trainer, with the sparse model.
+    """
+    with without_ipex():
+        from qa.compression.pruning import pruning_config
+        from qa.compression.sparsity import save_sparsity, sparsity_report
+        from qa.results.files import save_results, show_results
+        from qa.start.processes import gather
+        from qa.training.batches import FeatureCollator
+        from qa.training.language import LanguageINCTrainer
+
+    parameters = sum(weights.numel() for weights in model.parameters())
+    trainer = LanguageINCTrainer(
+        model=model,
+        args=run.training_args,
+        data_collator=FeatureCollator(run.tokenizer, run.data_args.fixed_width),
+        train_dataset=windows,
+        processing_class=run.tokenizer,
+        pruning_config=pruning_config(run.settings["pruning"], model),
+        teacher=teacher,
+        guesses=guesses,
+    )
+    trained = trainer.train(run.training_args.resume_from_checkpoint or gather(last_checkpoint(run.output_dir))[0])
+    if is_first_process():
+        trainer.save_model(run.output_dir)
+    wait_for_all()
+    sparsity = sparsity_report(trainer.model, parameters)
+    save_sparsity(sparsity, run.output_dir)
+    metrics = {**trained.metrics, "train_samples": len(run.examples["train"]), **sparsity}
+    save_results(metrics, run.output_dir, "train")
+    show_results("train metrics", metrics)
+    return trainer
+
+
+def prune_at_once(run, model):
+    """Set weights to zero without training, and save the model."""
+    from qa.compression.sparsity import sparsity_report
+    from qa.results.files import save_results
+
+    prune(model, run.optimization_args.target_sparsity)
+    with saving(run.output_dir):
+        model.save_pretrained(run.output_dir)
+        run.tokenizer.save_pretrained(run.output_dir)
+    parameters = sum(weights.numel() for weights in model.parameters())
+    save_results(sparsity_report(model, parameters), run.output_dir, "train")
+
+
 @command
 def main():
     prepare_process()
-    parser = argparse.ArgumentParser(description="Set the smallest weights of each linear operator to zero.")
-    parser.add_argument("--model_name_or_path", required=True, help="folder or hub name of a language model")
-    parser.add_argument("--target_sparsity", type=float, default=0.9, help="share of zeros in each linear operator")
-    parser.add_argument("--output_dir", required=True, help="folder for the pruned model and its tokenizer")
-    args = parser.parse_args()
     check_stack()
-    if not 0.0 <= args.target_sparsity < 1.0:
-        raise UsageError(f"--target_sparsity is {args.target_sparsity}; give a number from 0 to below 1")
-    check_output_dir(args.output_dir)
-    output_dir, name = args.output_dir, args.model_name_or_path
-    quiet_libraries()
-    if kind_of(name) is None:
-        go_offline_without_hub()
+    run = Run(*parse_arguments(OptimizationArguments))
+    training_args, optimization_args = run.training_args, run.optimization_args
+    settle_training(run)
+    training = training_args.do_train
+    check_effects(run, training)
+    note_effects(run, training)
+    run.hub = hub_of(training_args)
+    if training:
+        run.settings = settings_for_pruning(optimization_args)
+        if "slimming" in run.settings:
+            raise UsageError(
+                f"--pruning_config {optimization_args.pruning_config} takes heads or channels out (auto_slim, mha); "
+                "give it to run_qa.py, and here one without"
+            )
+    read_inputs(run, {"train": training}, load=load_texts)
 
-    from transformers import AutoConfig, AutoTokenizer
-
-    model_args = ModelArguments(name)
-    config = from_pretrained(AutoConfig, "model_name_or_path", name, model_args)
-    tokenizer = from_pretrained(AutoTokenizer, "model_name_or_path", name, model_args)
-    inputs = {"--model_name_or_path": weights_of(name, config)}
-    made_from = {"settings": {"target_sparsity": args.target_sparsity}, "inputs": inputs, "versions": versions()}
-    check_owner(output_dir, made_from, overwrite=False, inputs=[("model_name_or_path", name)])
+    # The heavy libraries are loaded only now that nothing more can be said about the input.
     ask_about_processor()
+    import torch
+
     with without_ipex():
         from qa.compression.sparsity import prunable_weights, sparsity_report
+        from qa.training.batches import check_batches, steps_of_training
 
-    model = load_model(model_args)
+    model, guesses = load_language_model(run.model_args, load_base_model(run, needs_head=None), run.tokenizer)
     if not prunable_weights(model):
-        raise UsageError(
-            f"--model_name_or_path {args.model_name_or_path} uses no linear operator; there is none to prune"
-        )
-    prune(model, args.target_sparsity)
-    claim_output_dir(output_dir, made_from, overwrite=False)
-    with saving(output_dir):
-        # The encoder inside, without a head that nobody has trained.
-        model.base_model.save_pretrained(output_dir)
-        tokenizer.save_pretrained(output_dir)
-    finish(output_dir, verified=False)
-    report = sparsity_report(model, sum(weights.numel() for weights in model.base_model.parameters()))
-    print(f"{output_dir}: sparsity {report['sparsity']:.6f} in {len(report['sparsity_per_op'])} linear operators")
+        name = run.model_args.model_name_or_path
+        raise UsageError(f"--model_name_or_path {name} uses no linear operator; there is none to prune")
+    if training:
+        windows = text_windows(run.examples["train"], run.tokenizer, run.data_args.max_seq_length)
+        check_batches(training_args, len(windows))
+        run.settings["pruning"] = fitted(run.settings["pruning"], *steps_of_training(training_args, len(windows)))
+    claim(run)
+    done = is_done(run)
+    if training and not done:
+        model = train(run, model, copy.deepcopy(model), windows, guesses).model.cpu().eval()
+    elif not done and is_first_process():
+        prune_at_once(run, model)
+    wait_for_all()
+    # As stage 1 will load it.
+    loaded = load_model(ModelArguments(run.output_dir), needs_head=None)
+    if optimization_args.verify_loading and is_first_process() and not done:
+        inputs = {"input_ids": model.dummy_inputs["input_ids"]}
+        inputs["attention_mask"] = torch.ones_like(inputs["input_ids"])
+        verify(model.base_model, loaded.base_model, inputs, 0.0, ("last_hidden_state",))
+    state, _ = training_in(run.output_dir) if training else ({"log_history": []}, {})
+    report = sparsity_report(loaded, sum(weights.numel() for weights in loaded.base_model.parameters()))
+    print(f"{run.output_dir}: sparsity {report['sparsity']:.6f} in {len(report['sparsity_per_op'])} linear operators")
+    conclude(run, loaded, {}, pruning_of_language(run), "encoder", state["log_history"], report)
 
 
 if __name__ == "__main__":

@@ -7,13 +7,12 @@
 On several processes with the same words behind `torchrun --nproc_per_node N`, or `accelerate launch`.
 
 Supported: quantization-aware training, nine pruning approaches, heads and feed-forward channels taken out, and
-distillation from a live teacher (logits, hidden states) or from its stored logits. Refused: IPEX and bf16 (see
-run_qa_post_training.py), configuration files without the flag that applies them.
+distillation from a live teacher (logits, hidden states) or from its stored logits; all but the first in bf16 as well.
+Refused: IPEX (see run_qa_post_training.py), configuration files without the flag that applies them.
 """
 
 import os
 from dataclasses import dataclass, field
-from pathlib import Path
 
 from qa.compression.schedule import PRUNING_APPROACHES, fit_schedule
 from qa.compression.settings import (
@@ -38,8 +37,8 @@ from qa.results.course import (
     load_base_model,
     read_inputs,
     seen_batches,
+    training_in,
 )
-from qa.results.files import read_json
 from qa.results.hub import hub_of
 from qa.results.steps import training_steps
 from qa.results.verification import verify
@@ -118,8 +117,12 @@ def check_optimization(optimization_args, training_args):
         raise UsageError(
             "--load_best_model_at_end does not work: the model that is saved is the one at the end; drop it"
         )
-    if training_args.use_ipex or training_args.bf16:
-        raise UsageError("--use_ipex and --bf16 are for run_qa_post_training.py; leave them out here")
+    if training_args.use_ipex:
+        raise UsageError("--use_ipex is for run_qa_post_training.py; leave it out here")
+    if training_args.bf16 and optimization_args.apply_quantization:
+        raise UsageError(
+            "--bf16 does not go together with --apply_quantization, whose fake-quant rounds fp32 values; leave out one"
+        )
     if training_args.torch_compile and applied:
         raise UsageError(f"--torch_compile goes without {applied[0]} only, since INC changes the model as it trains")
     sharing = training_args.accelerator_config
@@ -168,12 +171,12 @@ def check_models(run):
 
         check_can_be_slimmed(run.config, run.settings["slimming"]["heads"], run.model_args.model_name_or_path)
     if "distillation" in run.settings:
-        from qa.compression.intermediate import layer_pairs
+        from qa.compression.intermediate import comparison
 
         name = run.optimization_args.teacher_model_name_or_path
         run.teacher_tokenizer, teacher_config = check_teacher(name, run.tokenizer, run.model_args)
         if "intermediate" in run.settings["distillation"]:
-            layer_pairs(run.config, teacher_config, run.settings["distillation"]["intermediate"].get("layers"))
+            comparison(run.settings["distillation"]["intermediate"], run.config, teacher_config)
 
 
 def slim_first(run, model, features, collator, checkpoint):
@@ -211,7 +214,7 @@ def compression_of(run, model, teacher, features):
     """
     from qa.compression.distillation import distillation_config
     from qa.compression.fake_quant import training_quantization_config
-    from qa.compression.intermediate import layer_pairs
+    from qa.compression.intermediate import comparison
     from qa.compression.pruning import pruning_config
     from qa.corrections.deberta import use_plain_dropout
 
@@ -225,8 +228,8 @@ def compression_of(run, model, teacher, features):
         teacher.to(run.training_args.device)
         configs["distillation_config"] = distillation_config(run.settings["distillation"], teacher)
         if intermediate := run.settings["distillation"].get("intermediate"):
-            pairs = layer_pairs(model.config, teacher.config, intermediate.get("layers"))
-            configs["intermediate"] = (pairs, intermediate["weight"])
+            compare = comparison(intermediate, model.config, teacher.config)
+            configs["intermediate"] = (compare, intermediate["weight"])
     return configs
 
 
@@ -296,14 +299,6 @@ def train(run, model, teacher, prepared, evaluated):
     save_results(metrics, run.output_dir, "train")
     show_results("train metrics", metrics)
     return trainer
-
-
-def training_in(output_dir):
-    """Read what a training left, its state and the sparsity among its metrics; in the first process alone."""
-    if not is_first_process():
-        return {"log_history": []}, {}
-    state, metrics = (read_json(Path(output_dir) / name) for name in ("trainer_state.json", "train_results.json"))
-    return state, {name: value for name, value in metrics.items() if name.startswith("sparsity")}
 
 
 @command

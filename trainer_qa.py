@@ -1,71 +1,30 @@
 """Training with INC's callbacks, evaluated as question answering.
 
-Belongs here: `INCTrainer` made to answer questions, and what has to happen inside a training step.
-Does not belong here: building the compression configurations (`qa/compression/`) and batches (`qa/training/`).
+Belongs here: `INCTrainer` made to answer questions, and the loss of a training step.
+Does not belong here: what is around a step (`qa/training/`), and building the compression configurations
+(`qa/compression/`).
 """
 
 import inspect
-import json
-import random
 import time
-from pathlib import Path
 
 from qa.corrections.imports import process_as_it_was
 from qa.corrections.ipex import without_ipex
 
 with process_as_it_was(), without_ipex():
-    import pyarrow.compute as pc
     import torch
-    from neural_compressor.compression.callbacks import QuantizationAwareTrainingCallbacks
-    from optimum.intel import INCTrainer
-    from safetensors.torch import load_model, save_model
-    from transformers import EvalPrediction, TrainerState
-    from transformers.integrations import TensorBoardCallback
-    from transformers.trainer import OPTIMIZER_NAME, SCHEDULER_NAME, TRAINER_STATE_NAME
-    from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, PredictionOutput, speed_metrics
-    from transformers.utils import SAFE_WEIGHTS_NAME
+    from transformers import EvalPrediction
+    from transformers.trainer_utils import PredictionOutput, speed_metrics
 
     from qa.compression.distillation import distillation_loss, inputs_of_teacher
-    from qa.compression.fake_quant import calibrate_observers, observe_together, observers_at_rest
-    from qa.compression.intermediate import intermediate_loss
-    from qa.compression.pruning import check_pruners, pruner_state, restore_pruner, scores_by_gradients
-    from qa.corrections.inc import align_weight_quantizers, count_masks_once, loading_instructions
-    from qa.models.compressed import drop_stale_weights, load_pickled
+    from qa.compression.fake_quant import observers_at_rest
     from qa.models.inputs import TEACHER_TYPES
     from qa.models.passes import Batches, predict_logits
-    from qa.start.errors import UsageError
-    from qa.start.output import RUN_FILE, is_written, read_run, write_text, written_beside
-    from qa.start.processes import gather
-    from qa.training.batches import (
-        MASKED_LOGIT,
-        FeatureCollator,
-        TrainingOrder,
-        calibration_batches,
-        features_per_epoch,
-        labels_of,
-        share_of_last_batch,
-    )
-    from qa.training.callbacks import BeforeConversion, FrozenRanges, LossSoFar, SameTwice, StopOnSignal, TensorBoard
-
-# File of a checkpoint with what neither model nor optimizer knows: pruners, random generators, the loss so far.
-PROGRESS_NAME = "progress.pt"
-# What a distilled student's loss is made of, the last only with losses between intermediate layers.
-LOSS_PARTS = ("loss_student", "loss_distillation", "loss_intermediate")
+    from qa.training.batches import MASKED_LOGIT, labels_of
+    from qa.training.trainer import CompressingTrainer
 
 
-def _random_state():
-    """Return the states of the generators that layers draw from, as tensors and plain values."""
-    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
-    return {"python": random.getstate(), "torch": torch.get_rng_state(), "cuda": cuda}
-
-
-def _restore_random_state(state):
-    random.setstate(state["python"])
-    torch.set_rng_state(state["torch"].cpu())
-    torch.cuda.set_rng_state_all([each.cpu() for each in state["cuda"]])
-
-
-class QuestionAnsweringINCTrainer(INCTrainer):
+class QuestionAnsweringINCTrainer(CompressingTrainer):
     """`INCTrainer` that evaluates and predicts through QA post-processing.
 
     Args:
@@ -73,140 +32,22 @@ class QuestionAnsweringINCTrainer(INCTrainer):
         post_process_function: `(examples, features, (start_logits, end_logits), stage)` -> predictions, as
             `compute_metrics` takes them; `stage`, which it may leave out, is `eval` or `predict`. Without a function
             predictions are the logits, and nothing is scored.
-        intermediate: `(pairs, weight)` of hidden states to compare with the teacher's, from `layer_pairs`, and what
-            their loss counts; `None`: none.
-        calibration: `Batches` of training features that activation ranges are taken from (quantization only); some
-            are drawn if `None`.
-        args, kwargs: those of `INCTrainer`. `compute_metrics` takes what `post_process_function` returns, and
+        intermediate: `(compare, weight)`: how hidden states are compared with the teacher's, from
+            `qa.compression.intermediate.comparison`, and what that counts; `None`: not at all.
+        args, kwargs: those of `CompressingTrainer`. `compute_metrics` takes what `post_process_function` returns, and
             `processing_class` is the tokenizer, which evaluation pads with.
     """
 
-    def __init__(
-        self, *args, eval_examples=None, post_process_function=None, calibration=None, intermediate=None, **kwargs
-    ):
+    # The last only with losses between intermediate layers.
+    LOSS_PARTS = ("loss_student", "loss_distillation", "loss_intermediate")
+
+    def __init__(self, *args, eval_examples=None, post_process_function=None, intermediate=None, **kwargs):
         super().__init__(*args, **kwargs)
         self.intermediate = intermediate
         self.eval_examples = eval_examples
         self.post_process_function = post_process_function
-        self._loss_parts = []  # one tensor for each batch since the last log, the losses in the order of LOSS_PARTS
         if self.distillation_config is not None:
             self.distillation_config.teacher_model.requires_grad_(False).eval()
-        self._quantizing = self.quantization_config is not None and self._compression_manager is not None
-        if self._quantizing:
-            # On a processor with bf16 INC puts the operators that stay in fp32 into bf16, and then cannot load them.
-            self._compression_manager.adaptor.use_bf16 = False
-            self.add_callback(FrozenRanges(self))
-            calibration = calibration or calibration_batches(self.train_dataset, self.tokenizer, self.args.seed)
-        self.calibration = calibration
-        check_pruners(self._pruners)
-        for pruner in self._pruners:
-            count_masks_once(pruner)
-        self.add_callback(BeforeConversion(self))
-        self.add_callback(SameTwice)
-        self._progress = None
-        self.add_callback(LossSoFar(self))
-        self.add_callback(StopOnSignal(self.args.device))
-        if self.pop_callback(TensorBoardCallback) is not None:
-            self.add_callback(TensorBoard(self))
-
-    @property
-    def _pruners(self):
-        callbacks = self._compression_manager.callbacks.callbacks_list if self._compression_manager else []
-        return [pruner for callback in callbacks for pruner in getattr(callback, "pruners", [])]
-
-    def train(self, resume_from_checkpoint=None, **kwargs):
-        """Train as `INCTrainer` does; a checkpoint continues to the very weights of a run that was never cut off.
-
-        What the training was, step by step, is left in the output folder as `trainer_state.json`.
-
-        Raises:
-            ValueError: there is something to compress with, but the arguments lack `do_train`.
-        """
-        if self._compression_manager is None and (self.quantization_config or self.pruning_config):
-            raise ValueError("INC compresses only where TrainingArguments have do_train=True.")
-        if self._quantizing:
-            # INC's hook puts observers and fake-quant operators into the model. In INCTrainer's loop it would come too
-            # late: after a checkpoint, which holds their state, is loaded, and after processes agree on the buffers.
-            adaptor = self._compression_manager.adaptor
-            for callback in self._compression_manager.callbacks.callbacks_list:
-                if isinstance(callback, QuantizationAwareTrainingCallbacks):
-                    callback.remove_hook("on_train_begin", adaptor._pre_hook_for_qat)
-            adaptor._pre_hook_for_qat()
-            align_weight_quantizers(self.model, scored=any(map(scores_by_gradients, self._pruners)))
-            self._start_observers()
-            if self.args.world_size > 1:
-                observe_together(self.model, lambda: self._counts)
-        if self.args.process_index > 0:
-            # As different as the rows of one batch: with one seed all processes would drop the same neurons out.
-            torch.manual_seed(self.args.seed + self.args.process_index)
-        trained = super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
-        if self.is_world_process_zero():
-            with written_beside(self.args.output_dir) as folder:
-                self.state.save_to_json(folder / TRAINER_STATE_NAME)
-        return trained
-
-    def _set_signature_columns_if_needed(self):
-        super()._set_signature_columns_if_needed()
-        self._signature_columns.append(TEACHER_TYPES)
-
-    def _get_train_sampler(self):
-        if not self.args.group_by_length:
-            return super()._get_train_sampler()
-        lengths = pc.list_value_length(self.train_dataset.with_format("arrow")["input_ids"]).to_pylist()
-        return TrainingOrder(self.args, lengths)
-
-    def _start_observers(self):
-        calibrate_observers(self.model, self.calibration, self.args.device)
-
-    def _maybe_log_save_evaluate(self, tr_loss, *args):
-        self._unlogged_loss = tr_loss
-        super()._maybe_log_save_evaluate(tr_loss, *args)
-
-    def _save_checkpoint(self, model, trial, metrics=None):
-        self.store_flos()
-        name = f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
-        losses = gather(self._total_loss_scalar + float(self._unlogged_loss))
-        progress = {
-            "pruners": [pruner_state(pruner) for pruner in self._pruners],
-            "random": gather(_random_state()),
-            "loss": sum(losses) / len(losses),
-        }
-        if self.is_world_process_zero():
-            with written_beside(self.args.output_dir, name) as folder:
-                save_model(self.model, folder / SAFE_WEIGHTS_NAME)
-                # Where heads and channels were taken out, it tells which.
-                self.model.config.save_pretrained(folder)
-                torch.save(self.optimizer.state_dict(), folder / OPTIMIZER_NAME)
-                torch.save(self.lr_scheduler.state_dict(), folder / SCHEDULER_NAME)
-                torch.save(progress, folder / PROGRESS_NAME)
-                self.state.save_to_json(folder / TRAINER_STATE_NAME)
-                if run := read_run(self.args.output_dir):
-                    write_text(folder / RUN_FILE, json.dumps({"made_from": run["made_from"]}))
-            self._rotate_checkpoints(output_dir=self.args.output_dir)
-
-    def _sorted_checkpoints(self, *args, **kwargs):
-        # Trainer's also names checkpoint-3-best, which is somebody's own, and removes it as an old one.
-        return [place for place in super()._sorted_checkpoints(*args, **kwargs) if is_written(Path(place).name)]
-
-    def _load_from_checkpoint(self, resume_from_checkpoint, model=None):
-        folder = Path(resume_from_checkpoint)
-        self._progress = load_pickled(folder / PROGRESS_NAME, self.args.device)
-        try:
-            TrainerState.load_from_json(folder / TRAINER_STATE_NAME)
-            load_model(self.model, folder / SAFE_WEIGHTS_NAME)
-            for pruner, state in zip(self._pruners, self._progress["pruners"], strict=True):
-                restore_pruner(pruner, state)
-        except Exception as error:  # the libraries raise nearly anything on a damaged file
-            raise UsageError(f"{folder} is no whole checkpoint of this run: {error}; remove it") from error
-
-    def _load_optimizer_and_scheduler(self, checkpoint):
-        # Trainer passes over what is missing, and cannot load for several processes on CPUs.
-        if checkpoint is not None:
-            self.optimizer.load_state_dict(load_pickled(Path(checkpoint) / OPTIMIZER_NAME))
-            self.lr_scheduler.load_state_dict(load_pickled(Path(checkpoint) / SCHEDULER_NAME))
-
-    def _load_rng_state(self, checkpoint):
-        _restore_random_state(self._progress["random"][self.args.process_index])
 
     def evaluate(self, eval_dataset=None, eval_examples=None, ignore_keys=None, metric_key_prefix="eval"):
         """Answer and score the evaluation examples.
@@ -265,52 +106,6 @@ class QuestionAnsweringINCTrainer(INCTrainer):
         metrics.update(speed_metrics(prefix, begin, num_samples=count, num_steps=steps))
         return PredictionOutput(predictions=predictions, label_ids=labels, metrics=metrics)
 
-    def log(self, logs, *args, **kwargs):
-        """Log the parts of a distilled student's loss beside `loss`, as means over the batches since the last log."""
-        if "train_loss" in logs:  # at the end; what came since the last log is that of this process
-            losses = gather(logs["train_loss"])
-            logs["train_loss"] = sum(losses) / len(losses)
-        if "loss" in logs and self._loss_parts:
-            means = torch.stack(self._loss_parts).mean(dim=0)
-            means = self._nested_gather(means).view(-1, len(means)).mean(dim=0)
-            logs.update((name, round(mean, 4)) for name, mean in zip(LOSS_PARTS, means.tolist(), strict=False))
-            self._loss_parts.clear()
-        super().log(logs, *args, **kwargs)
-
-    def _save(self, output_dir=None, state_dict=None):
-        if state_dict is None:
-            # INCTrainer's own description of an int8 model would load with dropout, and an fp32 model it would give an
-            # empty one, of which every loading complains.
-            state_dict = self.model.state_dict()
-            if self._quantizing:
-                state_dict["best_configure"] = loading_instructions(self._compression_manager.model.q_config)
-        output_dir = output_dir or self.args.output_dir
-        with written_beside(output_dir) as folder:
-            super()._save(str(folder), state_dict)
-        drop_stale_weights(output_dir)
-
-    def _as_part_of_step(self, inputs):
-        """Make a batch the part that it is of one large batch, so that processes learn what one would.
-
-        Args:
-            inputs: from the collator.
-
-        Returns:
-            `(inputs, weight)`: those that count, and the weight of their mean loss in the mean over processes.
-        """
-        weight = 1.0
-        if self.accelerator.gradient_state.end_of_dataloader:
-            rows, weight = share_of_last_batch(self.args, features_per_epoch(self.args, len(self.train_dataset)))
-            inputs = {name: values[:rows] for name, values in inputs.items()}
-        self._counts = weight > 0
-        if isinstance(self.data_collator, FeatureCollator) and self.data_collator.width is None:
-            # The models' loss also counts the logits of padding, and in one batch all rows are padded to one width.
-            own = inputs["attention_mask"].sum(dim=1).max()
-            width = own * (weight > 0)
-            torch.distributed.all_reduce(width, torch.distributed.ReduceOp.MAX)
-            inputs = self.data_collator.resized(inputs, int(torch.maximum(own, width)))
-        return inputs, weight
-
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         """Mix the loss on the labels with the distillation loss, by the weights of INC's criterion.
 
@@ -329,14 +124,14 @@ class QuestionAnsweringINCTrainer(INCTrainer):
                 teacher = self.distillation_config.teacher_model.to(loss.device)
                 with torch.no_grad():
                     taught = teacher(**inputs_of_teacher(teacher, inputs), **states)
-                teacher_logits = torch.stack((taught["start_logits"], taught["end_logits"]), dim=1)
+                teacher_logits = torch.stack((taught["start_logits"], taught["end_logits"]), dim=1).float()
             padding = inputs["attention_mask"] == 0
             tokens = inputs["attention_mask"].sum(dim=1)
             criterion = self.distillation_callback.criterion
             weights = criterion.loss_weights
             distilled = sum(
                 distillation_loss(
-                    outputs[name].masked_fill(padding, MASKED_LOGIT),
+                    outputs[name].float().masked_fill(padding, MASKED_LOGIT),
                     teacher_logits[:, side].masked_fill(padding, MASKED_LOGIT),
                     tokens,
                     criterion.loss_types[1],
@@ -347,9 +142,9 @@ class QuestionAnsweringINCTrainer(INCTrainer):
             parts = [loss, distilled]
             loss = (weights[0] * loss + weights[1] * distilled) / sum(weights)
             if self.intermediate:
-                pairs, share = self.intermediate
+                compare, share = self.intermediate
                 hidden = (outputs["hidden_states"], taught["hidden_states"])
-                parts.append(intermediate_loss(*hidden, inputs["attention_mask"], pairs))
+                parts.append(compare(*hidden, inputs["attention_mask"]))
                 loss = loss + share * parts[-1]
             self._loss_parts.append(weight * torch.stack(parts).detach())
         loss = weight * loss

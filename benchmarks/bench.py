@@ -221,19 +221,7 @@ def training(args):
     """Steps of 8 questions of either form, one in turn with the other."""
     rows = []
     for recipe in ("quantization", "pruning", "distillation"):
-        with tempfile.TemporaryDirectory() as place:
-            folders = [Path(place) / form for form in ("plain", "ours")]
-            lists = []
-            for folder in folders:
-                folder.mkdir()
-                common = (recipe, args.model_name_or_path, args.train_file, args.steps, 42, str(folder))
-                lists.append((folder.name, *common))
-            taken = [[], []]
-            with beside("train", *lists, environments={0: PLAIN_ENVIRONMENT}) as ends:
-                for _ in range(args.steps):
-                    for end, turns in zip(ends, taken, strict=True):
-                        end.send(None)
-                        turns.append(end.recv())
+        taken = steps_in_turn(args, args.steps, ("plain", recipe), ("ours", recipe))
         seconds = [median(turn[0] for turn in turns) for turns in taken]
         means = [[sum(turns[step][1] for step in part) / len(part) for part in halves(args.steps)] for turns in taken]
         # The batches hold other questions in the two forms: means differ by what single batches scatter.
@@ -245,6 +233,48 @@ def training(args):
         text = f"{gain:.2f} x ({times}), loss {curve} +- {error:.2f}"
         name = f"{recipe}, per training question"
         rows.append((name, "2 x the plain form, same loss within noise", text, gain >= 2 and same))
+    return rows
+
+
+def steps_in_turn(args, steps, *forms):
+    """Let trainings take one step in turn, and return for each of them the list of `(seconds, loss)`.
+
+    Args:
+        steps: how many of each.
+        forms: for each training form and recipe, and if wanted batch and flags, as `stages.train` takes them.
+    """
+    taken = [[] for _ in forms]
+    with tempfile.TemporaryDirectory() as place:
+        lists, environments = [], {}
+        for number, (form, recipe, *more) in enumerate(forms):
+            folder = Path(place) / str(number)
+            folder.mkdir()
+            lists.append((form, recipe, args.model_name_or_path, args.train_file, steps, 42, str(folder), *more))
+            environments[number] = PLAIN_ENVIRONMENT if form == "plain" else {}
+        with beside("train", *lists, environments=environments) as ends:
+            for _ in range(steps):
+                for end, turns in zip(ends, taken, strict=True):
+                    end.send(None)
+                    turns.append(end.recv())
+    return taken
+
+
+def bf16(args):
+    """Steps of fine-tuning in fp32 and in bf16, with the same questions and seeds, one in turn with the other."""
+    rows = []
+    for batch in (8, 16):
+        steps = 2 * args.steps * 8 // batch
+        taken = steps_in_turn(args, steps, ("ours", None, batch), ("ours", None, batch, ["--bf16"]))
+        # The first steps of a process are those in which its memory grows.
+        speeds = [batch / median(turn[0] for turn in turns[2:]) for turns in taken]
+        means = [sum(turn[1] for turn in turns) / steps for turns in taken]
+        differences = [half[1] - whole[1] for whole, half in zip(*taken, strict=True)]
+        error = stdev(differences) / math.sqrt(steps)
+        gain, more = speeds[1] / speeds[0], means[1] - means[0]
+        text = f"{gain:.2f} x ({speeds[0]:.1f} and {speeds[1]:.1f} questions a second), loss {means[0]:.3f}"
+        text += f" and {means[1]:.3f}, {more:+.3f} +- {error:.3f}"
+        reached = gain >= 1.5 and abs(more) <= 2 * error
+        rows.append((f"training in bf16, batches of {batch}", "1.5 x fp32, same loss within noise", text, reached))
     return rows
 
 
@@ -332,7 +362,7 @@ def scale(args):
 
 STAGES = {
     stage.__name__: stage
-    for stage in (start, features, postprocessing, evaluation, static, training, teacher, inference, scale)
+    for stage in (start, features, postprocessing, evaluation, static, training, bf16, teacher, inference, scale)
 }
 
 

@@ -401,7 +401,7 @@ def teacher_passes(model, count, repetitions):
         return pairs
 
 
-def train(connection, form, recipe, model, path, steps, seed, folder):
+def train(connection, form, recipe, model, path, steps, seed, folder, batch=8, flags=()):
     """Train, one step whenever the other end of `connection` says so, and send `(seconds, loss)` of each.
 
     Run through `multiprocessing` by `bench.py`, beside the other form.
@@ -409,11 +409,12 @@ def train(connection, form, recipe, model, path, steps, seed, folder):
     Args:
         connection: `multiprocessing.Connection`.
         form: `plain` or `ours`.
-        recipe: `quantization`, `pruning` or `distillation`.
+        recipe: `quantization`, `pruning` or `distillation`; `None` for fine-tuning alone (`ours` only).
         model, path: student and teacher, and training questions.
-        steps: of batches of 8.
+        steps, batch: how many, and of how many features.
         seed: of the order, and of dropout.
         folder: for what is written.
+        flags: more of them (`ours` only).
     """
     import transformers
 
@@ -445,8 +446,9 @@ def train(connection, form, recipe, model, path, steps, seed, folder):
         label_loss = float(outputs["loss"])
 
     os.chdir(folder)
-    count = 8 * steps
+    count = batch * steps
     common = {"max_steps": steps, "learning_rate": 1e-5, "seed": seed, "disable_tqdm": True, "logging_steps": 1}
+    common["per_device_train_batch_size"] = batch
     if form == "ours":
         import run_qa
 
@@ -460,7 +462,7 @@ def train(connection, form, recipe, model, path, steps, seed, folder):
             str(Path(folder) / "out"),
         ]
         words += ["--cache_dir", str(Path(folder) / "cache")]
-        words += [f"--apply_{recipe}"]
+        words += [*flags, *([f"--apply_{recipe}"] if recipe else [])]
         words += ["--teacher_model_name_or_path", model] if recipe == "distillation" else []
         words += [word for name, value in common.items() for word in (f"--{name}", str(value))]
         transformers.trainer.DEFAULT_CALLBACKS.append(Turns)

@@ -1,7 +1,7 @@
-"""The sample: small question-answering data sets and two small checkpoints, made from nothing.
+"""The sample: small question-answering data sets and three small checkpoints, made from nothing.
 
 What belongs here: the word lists and sentence templates of an invented world, the generator that turns them
-into documents with questions (SQuAD v1.1 and v2.0 layouts), and the training of two DistilBERT checkpoints
+into documents with questions (SQuAD v1.1 and v2.0 layouts), and the training of three DistilBERT checkpoints
 that answer those questions.  Everything comes from a fixed seed; nothing is downloaded.
 
     python sample/make_sample.py                            # rebuilds all of it next to this script
@@ -12,9 +12,11 @@ and towers, expeditions, festivals, novels), each with several facts, so that ev
 of its own type in the text.  Names on the dev side are word combinations that the train side never uses.  One
 document in nine is long: most of these need several windows of 384 tokens.
 
-How the checkpoints are made.  The larger one, the teacher, is trained on some tens of thousands of questions to
-newly made documents of the train side, a quarter of them without an answer; the smaller one starts from three of
-its layers and is trained in the same way, with the teacher's logits as a second target.
+How the checkpoints are made.  The deepest one, the teacher, is trained on some tens of thousands of questions to
+newly made documents of the train side, a quarter of them without an answer; the smallest one starts from three of
+its layers and is trained in the same way, with the teacher's logits as a second target.  These two are so small that
+trainings of them take seconds, and int8 gains nothing.  The wide one is for seeing int8 at work: two layers of the
+smallest, made as wide as those of models of use and trained once more.
 """
 
 import argparse
@@ -33,6 +35,7 @@ MAX_LENGTH, DOC_STRIDE, N_BEST, MAX_ANSWER = 384, 128, 20, 30
 VOCABULARY = 1900
 STUDENT = {"dim": 128, "n_layers": 3, "n_heads": 4, "hidden_dim": 256}
 TEACHER = {"dim": 128, "n_layers": 5, "n_heads": 4, "hidden_dim": 256}
+WIDE = {"dim": 384, "n_layers": 2, "n_heads": 4, "hidden_dim": 1024}
 KEPT_LAYERS = (0, 2, 4)
 # One thread: the same sums in the same order wherever it runs, and no slower where the second core is busy.
 THREADS = 1
@@ -44,6 +47,9 @@ TEACHER_STAGES = [
     (800, {"short": 2, "usual": 4, "long": 0.4}),
 ]
 STUDENT_STAGES = [(100, {"tiny": 1, "short": 3}), (450, {"short": 2, "usual": 4, "long": 0.4})]
+WIDE_STAGES = [(50, {"tiny": 1, "short": 3}), (250, {"short": 2, "usual": 4, "long": 0.4})]
+# What each weight is moved by at most, as a share of it, so that the copies of a channel do not stay the same.
+PARTING = 0.1
 
 # ------------------------------------------------------------------------------------------------------------
 # Word lists.  Names are pairs of words; which pairs belong to train and which to dev is settled in `pair`.
@@ -1171,6 +1177,30 @@ def new_model(shape):
     return model
 
 
+def widen(model, shape):
+    """A model of whole multiples of another one's widths, and of its first layers, that computes the same.
+
+    Each channel becomes several, and what reads them takes the mean (Net2WiderNet; Chen, Goodfellow and Shlens 2016),
+    but for a little noise, from which the copies learn apart.
+    """
+    import torch
+
+    wide, narrow = new_model(shape), dict(model.named_parameters())
+    with torch.no_grad():
+        for name, weight in wide.named_parameters():
+            value = narrow[name]
+            times = [new // old for new, old in zip(weight.shape, value.shape, strict=True)]
+            for axis, count in enumerate(times):
+                value = value.repeat_interleave(count, axis)
+            if weight.dim() == 2 and "embeddings" not in name:
+                value = value / times[1]
+            if "q_lin" in name:
+                # Attention divides its scores by the root of a head's width, which is larger now.
+                value = value / math.sqrt(times[0])
+            weight.copy_(value * (1 + PARTING * (2 * torch.rand(weight.shape) - 1)))
+    return wide
+
+
 def losses_of(model, tagger, batch, rng, teacher):
     """The loss of a batch: the answer's ends, the hints half-way, and, with a teacher, its view of the ends."""
     import torch
@@ -1201,7 +1231,7 @@ def losses_of(model, tagger, batch, rng, teacher):
     return loss, (output.start_logits.argmax(1) == starts).float().mean().item()
 
 
-def train(model, tokenizer, name, stages, rate, teacher=None):
+def train(model, tokenizer, name, stages, rate, teacher=None, bf16=False):
     """Train on documents made as it goes along, in stages of (steps, share of each size of document)."""
     import torch
 
@@ -1223,7 +1253,8 @@ def train(model, tokenizer, name, stages, rate, teacher=None):
         while step < limit:
             windows = training_windows(rng, tokenizer, sizes, 400)
             for batch in batches_of(rng, windows, BATCH_TOKENS)[: limit - step]:
-                loss, right = losses_of(model, tagger, batch, rng, teacher)
+                with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+                    loss, right = losses_of(model, tagger, batch, rng, teacher)
                 optimizer.zero_grad()
                 loss.backward()
                 torch.nn.utils.clip_grad_norm_(parameters, 1.0)
@@ -1259,13 +1290,17 @@ def report(model, tokenizer, name, files):
 
 
 def make_checkpoints(folder, files):
-    """Train the teacher from nothing and the student from three of its layers; save both and print their scores."""
+    """Train the teacher from nothing, the student from three of its layers, and the wide model from two of these.
+
+    Each is saved, and its scores printed.
+    """
     import torch
 
     torch.set_num_threads(THREADS)
     torch.manual_seed(SEED)
-    teacher_folder, student_folder = folder / "distilbert-qa-teacher", folder / "distilbert-qa"
-    tokenizer = build_tokenizer([teacher_folder, student_folder])
+    names = ("distilbert-qa-teacher", "distilbert-qa", "distilbert-qa-wide")
+    teacher_folder, student_folder, wide_folder = folders = [folder / name for name in names]
+    tokenizer = build_tokenizer(folders)
     teacher, student = new_model(TEACHER), new_model(STUDENT)
 
     train(teacher, tokenizer, "teacher", TEACHER_STAGES, 1e-3)
@@ -1279,6 +1314,14 @@ def make_checkpoints(folder, files):
     train(student, tokenizer, "student", STUDENT_STAGES, 1e-3, teacher)
     save(student, student_folder)
     report(student, tokenizer, student_folder.name, files)
+
+    # A seed of its own, so that it can be made of the other two alone.
+    torch.manual_seed(SEED)
+    wide = widen(student, WIDE)
+    # In bf16 a step takes half of the time.
+    train(wide, tokenizer, "wide", WIDE_STAGES, 1e-3, teacher, bf16=True)
+    save(wide, wide_folder)
+    report(wide, tokenizer, wide_folder.name, files)
 
 
 def main():

@@ -27,7 +27,8 @@ if "QA_TESTS_FOLDER" not in os.environ:
     atexit.register(shutil.rmtree, os.environ["QA_TESTS_FOLDER"], ignore_errors=True)
 _CACHE = os.environ["QA_TESTS_FOLDER"]
 if "PYTEST_XDIST_WORKER" in os.environ:
-    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    # Not by default: the process that starts the workers has chosen a number for itself, and they inherit it.
+    os.environ["OMP_NUM_THREADS"] = "1"
 # The libraries read these when they are imported, so they must be set before any test module is.
 os.environ.update(
     HF_HOME=_CACHE,
@@ -62,10 +63,14 @@ hypothesis.settings.register_profile(
     ],
 )
 hypothesis.settings.load_profile("suite")
+# For a mutation tester, which asks whether a test fails and not of which smallest example.
+hypothesis.settings.register_profile(
+    "mutants", hypothesis.settings.get_profile("suite"), phases=[hypothesis.Phase.explicit, hypothesis.Phase.generate]
+)
 
 
 # Fixtures that hold whole runs: tests that ask for one of them are for one worker.
-SHARED_RUNS = {"exported", "place", "pruned", "runs"}
+SHARED_RUNS = {"exported", "folders", "hub_of_all", "place", "pruned", "runs"}
 
 
 @pytest.hookimpl(tryfirst=True)

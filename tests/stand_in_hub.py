@@ -35,6 +35,10 @@ class StandInHub(ThreadingHTTPServer):
     def __init__(self):
         super().__init__(("127.0.0.1", 0), _Handler)
         self.url = f"http://127.0.0.1:{self.server_port}"
+        self.forget()
+
+    def forget(self):
+        """Be as new: nothing has been asked for or sent, and there is nothing to give."""
         self.requests, self.repositories, self.uploads, self.files, self.commits = [], {}, {}, {}, 0
         self.is_full = False
         self.folders, self.private, self.gated, self.broken = {}, set(), set(), set()

@@ -51,8 +51,7 @@ def trainer_of(questions, tmp_path):
             eval_examples=examples,
             tokenizer=tokenizer,
             data_collator=DataCollatorWithPadding(tokenizer),
-            quantization_config=QuantizationAwareTrainingConfig(),
-            **kwargs,
+            **{"quantization_config": QuantizationAwareTrainingConfig(), **kwargs},
         )
 
     return make
@@ -72,6 +71,35 @@ def test_a_script_of_ones_own_trains_without_calibration_and_leaves_the_state(tr
         "checkpoint-3",
     ]
     assert {f"eval_{name}" for name in SPEED} == trainer.evaluate().keys() - {"epoch"}
+
+
+def test_a_step_is_in_bf16_and_all_else_in_fp32(trainer_of, questions):
+    import torch
+    from transformers import AutoModelForQuestionAnswering
+
+    from qa.models.passes import Batches, predict_logits
+
+    losses, dtypes, seen = [], [], []
+    arguments = {"max_steps": 2, "learning_rate": 1e-5, "save_strategy": "no"}
+    # The last one hears nothing of what the one before has put into the environment.
+    for bf16 in (False, True, False):
+        trainer = trainer_of({**arguments, "bf16": bf16}, quantization_config=None)
+        head = trainer.model.qa_outputs
+        head.register_forward_hook(lambda module, inputs, output: dtypes.append(output.dtype))
+        losses.append(trainer.train().training_loss)
+        seen.append(set(dtypes))
+        assert {weights.dtype for weights in trainer.model.state_dict().values()} == {torch.float32}
+        dtypes.clear()
+        answers = trainer.predict(trainer.train_dataset, trainer.eval_examples).predictions
+        assert set(dtypes) == {torch.float32}
+        plain = AutoModelForQuestionAnswering.from_pretrained(SAMPLE / "distilbert-qa").eval()
+        plain.load_state_dict(trainer.model.state_dict())
+        expected = predict_logits(plain, Batches(trainer.train_dataset, questions[0], trainer.args.eval_batch_size))
+        assert all(map(np.array_equal, answers, expected))
+        dtypes.clear()
+    assert seen == [{torch.float32}, {torch.bfloat16}, {torch.float32}]
+    assert losses[0] == losses[2] != losses[1]
+    assert losses[1] == pytest.approx(losses[0], rel=0.05)
 
 
 def test_compression_without_do_train_is_refused(trainer_of):

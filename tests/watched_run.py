@@ -79,7 +79,7 @@ def watch():
     trainer_class.train, trainer_class._as_part_of_step = watched_train, watched_step
 
 
-if __name__ == "__main__":
+def main():
     parse_arguments = run_qa.parse_arguments
 
     def parse_and_watch(*args):
@@ -89,3 +89,7 @@ if __name__ == "__main__":
 
     run_qa.parse_arguments = parse_and_watch
     run_qa.main()
+
+
+if __name__ == "__main__":
+    main()

@@ -118,8 +118,8 @@ def keep_survivors(model):
                 continue
             scale, _ = quantizer.calculate_qparams()
             scale = scale.reshape(-1, *[1] * (module.weight.dim() - 1)).to(module.weight.device)
-            # Half a step rounds to the even neighbour, zero; a little more does not.
-            vanishing = (module.weight != 0) & (module.weight.abs() <= 0.505 * scale)
+            # Half a step rounds to the even neighbour, zero; a little more does not. The sign of a zero is zero.
+            vanishing = module.weight.abs() <= 0.505 * scale
             module.weight.copy_(torch.where(vanishing, module.weight.sign() * 0.51 * scale, module.weight))
 
 

@@ -44,8 +44,10 @@ def unused_linears(model):
             for name in columns_taken(model, ["attention_mask"]):
                 inputs[name] = torch.ones_like(inputs["input_ids"])
             outputs = model.eval()(**inputs)
-            logits = outputs["start_logits"].sum() + outputs["end_logits"].sum()
-            gradients = torch.autograd.grad(logits, list(weights.values()), allow_unused=True)
+            # A language model has logits of words, or states of the last layer.
+            logits = [outputs[name] for name in ("start_logits", "end_logits") if name in outputs] or [outputs[0]]
+            total = sum(each.sum() for each in logits)
+            gradients = torch.autograd.grad(total, list(weights.values()), allow_unused=True)
         model.train(was_training)
         _UNUSED[model] = {name for name, gradient in zip(weights, gradients, strict=True) if gradient is None}
     return _UNUSED[model]

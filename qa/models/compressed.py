@@ -12,6 +12,7 @@ from pathlib import Path
 from qa.corrections.ipex import without_ipex
 from qa.corrections.torch_tracer import trace_without_stacks
 from qa.start.errors import UsageError
+from qa.start.processor import note_saturation
 
 # Widths that IPEX batches are padded to are multiples of this: it compiles the graph anew for every shape.
 IPEX_WIDTH_STEP = 64
@@ -67,6 +68,20 @@ def is_dynamic(output_dir):
         raise UsageError(f"{path} does not say how the model was quantized; name a folder of these scripts") from error
 
 
+def is_ipex(config):
+    """Tell whether the configuration of a saved model is that of a model on IPEX."""
+    return getattr(config, "backend", None) == "ipex"
+
+
+def import_inc(ipex):
+    """Import what runs compressed models, IPEX only for those that need it, and return the class that loads them."""
+    with without_ipex(not ipex):
+        from optimum.intel import INCModelForQuestionAnswering
+    if ipex:
+        import intel_extension_for_pytorch  # noqa: F401  registers the operators of the saved graph
+    return INCModelForQuestionAnswering
+
+
 def load_compressed(output_dir):
     """Load a saved model as its users do, with `INCModelForQuestionAnswering`.
 
@@ -78,18 +93,15 @@ def load_compressed(output_dir):
     config = AutoConfig.from_pretrained(output_dir, trust_remote_code=False)
     # INC looks for them in this order, and reads either as a pickle or as TorchScript.
     path = next(Path(output_dir).glob("model.safetensors"), Path(output_dir) / "pytorch_model.bin")
-    ipex = getattr(config, "backend", None) == "ipex"
-    if ipex or config.torchscript:
+    if is_ipex(config) or config.torchscript:
         check_torchscript(path)
     else:
         load_pickled(path)
 
-    with without_ipex(not ipex):
-        from optimum.intel import INCModelForQuestionAnswering
-    if ipex:
-        import intel_extension_for_pytorch  # noqa: F401  registers the operators of the saved graph
+    inc_model = import_inc(is_ipex(config))
     trace_without_stacks()
-    return INCModelForQuestionAnswering.from_pretrained(output_dir)
+    note_saturation()
+    return inc_model.from_pretrained(output_dir)
 
 
 def check_torchscript(path):

@@ -127,7 +127,8 @@ def load_model(model_args, config=None, flag="model_name_or_path", name=None, ne
             weights are of, which the file may not know.
         flag: the argument that names the model.
         name: folder or hub name, if it is not in `model_args`.
-        needs_head: refuse weights without a question-answering head; else it is drawn at random.
+        needs_head: refuse weights without a question-answering head; else it is drawn at random, and with `None` no
+            word is said about it.
 
     Raises:
         UsageError: the weights cannot be loaded, are not those of the configuration, or not finite.
@@ -179,7 +180,7 @@ def load_model(model_args, config=None, flag="model_name_or_path", name=None, ne
             "fine-tune it first"
         )
     untrained = missing or info["mismatched_keys"]
-    if untrained:
+    if untrained and needs_head is not None:
         print(f"note: {name} has no question-answering head; the training starts from a random one")
     config.architectures = [type(model.base_model if untrained else model).__name__]
     broken = [key for key, weight in model.named_parameters() if not weight.isfinite().all()]
@@ -188,6 +189,34 @@ def load_model(model_args, config=None, flag="model_name_or_path", name=None, ne
     # It is saved with the model, and a path of this machine tells others nothing.
     model.config.name_or_path = name_on_hub(name)
     return model.eval()
+
+
+def load_language_model(model_args, model, tokenizer):
+    """Load the language model that a question-answering model stands on, in fp32 and evaluation mode.
+
+    Args:
+        model_args: `ModelArguments`.
+        model: from `load_model`, for the same arguments.
+        tokenizer: its own.
+
+    Returns:
+        `(model, guesses)`: with its head that guesses hidden words, and true, if the weights hold one and the
+        tokenizer has a token that hides words; else what is in `model` before its own head, and false.
+    """
+    from transformers import AutoModelForMaskedLM
+    from transformers.utils import logging
+
+    if type(model.config) in AutoModelForMaskedLM._model_mapping and tokenizer.mask_token_id is not None:
+        verbosity = logging.get_verbosity()
+        logging.set_verbosity_error()
+        try:
+            flag, name = "model_name_or_path", model_args.model_name_or_path
+            language, info = from_pretrained(AutoModelForMaskedLM, flag, name, model_args, output_loading_info=True)
+        finally:
+            logging.set_verbosity(verbosity)
+        if not info["missing_keys"]:
+            return language.eval(), True
+    return model.base_model, False
 
 
 def name_on_hub(name):

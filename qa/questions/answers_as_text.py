@@ -117,7 +117,7 @@ def _text(token):
 
 def _sequence(tokens, place, end):
     """Read values up to a closing bracket; return their list and the place behind it."""
-    values, commas, joints = [], 0, []
+    values, commas, joints = [], False, []
     while tokens[place][1] != end or tokens[place][0] != "sign":
         value, behind = _value(tokens, place)
         if values and tokens[place][0] == tokens[place - 1][0] == "text":
@@ -125,7 +125,7 @@ def _sequence(tokens, place, end):
         values.append(value)
         place = behind
         if tokens[place] == ("sign", ","):
-            commas, place = commas + 1, place + 1
+            commas, place = True, place + 1
     if joints and (commas or end == ")"):
         # Python's pretty-printer breaks a long text into several, where NumPy leaves all commas out.
         for number in reversed(joints):

@@ -14,7 +14,7 @@ from qa.start.errors import UsageError
 from qa.start.hub_answers import why_not_given
 from qa.start.paths import is_lfs_pointer, kind_of
 
-SUFFIXES = (".json", ".jsonl", ".csv", ".parquet")
+SUFFIXES = (".json", ".jsonl", ".csv", ".parquet", ".txt")
 
 
 def open_data_set(data_args, model_args):

@@ -6,10 +6,11 @@ Does not belong here: which column holds what (`columns.py`) and what a row must
 """
 
 import csv
+import itertools
 import json
 from pathlib import Path
 
-from qa.questions.columns import ExampleError, find_columns
+from qa.questions.columns import ExampleError, find_columns, has_name
 from qa.start.paths import is_lfs_pointer
 
 
@@ -32,7 +33,8 @@ def rows_of_file(path):
 
     Args:
         path: file name ending in `.json` (official nested SQuAD v1.1 or v2.0, flat rows under `data`, a list of rows,
-            of articles or of paragraphs, or JSON Lines), `.jsonl` (each line any of these), `.csv` or `.parquet`.
+            of articles or of paragraphs, or JSON Lines), `.jsonl` (each line any of these), `.csv`, `.parquet`, or
+            `.txt` (paragraphs with a blank line between them, each a row with `text`).
 
     Raises:
         FileError: it is none of these.
@@ -41,6 +43,7 @@ def rows_of_file(path):
     if is_lfs_pointer(path):
         raise FileError(": it is a Git LFS pointer and not the file itself; run git lfs pull where it lies")
     readers = {".json": _json_rows, ".jsonl": _json_lines_rows, ".csv": _csv_rows, ".parquet": _parquet_rows}
+    readers[".txt"] = _paragraphs
     yield from next(reader for suffix, reader in readers.items() if str(path).endswith(suffix))(path)
 
 
@@ -127,6 +130,13 @@ def _json_lines_rows(path):
             yield from _row_or_more(row, f"line {number}")
 
 
+def _paragraphs(path):
+    with Path(path).open(encoding="utf-8-sig") as lines:
+        groups = itertools.groupby(enumerate(lines, start=1), key=lambda line: bool(line[1].strip()))
+        for number, group in ((next(group), group) for full, group in groups if full):
+            yield f"line {number[0]}", {"text": "".join([number[1], *(line for _, line in group)]).strip()}
+
+
 def _csv_rows(path):
     csv.field_size_limit(2**31 - 1)
     with Path(path).open(encoding="utf-8-sig", newline="") as lines:
@@ -155,6 +165,16 @@ def _parquet_rows(path):
         raise FileError(f", row 1: {error}") from error
 
 
+def _columns_to_read(names):
+    try:
+        return set(find_columns(names)[0].values())
+    except ExampleError:
+        # Text without questions; whoever wants questions will say that there are none.
+        if text := {name for name in names if has_name({name: None}, "context")}:
+            return text
+        raise
+
+
 def table_rows(names, read):
     """Yield the rows of Arrow tables, or the questions in them where they hold the nested layout.
 
@@ -168,10 +188,7 @@ def table_rows(names, read):
         ExampleError: no column holds questions, or none holds contexts.
     """
     nested = next((name for name in ("data", "paragraphs", "qas") if name in names), None)
-    if nested and "question" not in names:
-        needed = {nested, "title", "context"}
-    else:
-        needed = set(find_columns(names)[0].values())
+    needed = {nested, "title", "context"} if nested and "question" not in names else _columns_to_read(names)
     number = 0
     for table in read([name for name in names if name in needed]):
         for row in table.to_pylist():

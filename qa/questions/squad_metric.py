@@ -109,8 +109,8 @@ def squad_v2_scores(texts, golds, null_odds, no_answer_threshold):
         Dictionary as described in `_INPUTS`, scores in percent.
     """
     ids = [identifier for identifier in texts if identifier in golds]
-    has_answer = np.array([bool(golds[identifier]) for identifier in ids], dtype=bool)
-    odds = np.array([null_odds[identifier] for identifier in ids], dtype=np.float64)
+    has_answer = np.array([bool(golds[identifier]) for identifier in ids])
+    odds = np.array([null_odds[identifier] for identifier in ids])
     raw = {"exact": np.zeros(len(ids)), "f1": np.zeros(len(ids))}
     for row, identifier in enumerate(ids):
         predicted = normalize_answer(texts[identifier])
@@ -128,7 +128,7 @@ def squad_v2_scores(texts, golds, null_odds, no_answer_threshold):
         if group.any():
             averages = _averages({name: values[group] for name, values in scores.items()})
             result.update({prefix + name: value for name, value in averages.items()})
-    predicted_nothing = np.array([not texts[identifier] for identifier in ids], dtype=bool)
+    predicted_nothing = np.array([not texts[identifier] for identifier in ids])
     unanswerable = sum(not answers for answers in golds.values())
     for name, values in raw.items():
         best, threshold = _best_threshold(values, predicted_nothing, odds, has_answer, unanswerable)

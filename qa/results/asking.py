@@ -132,7 +132,7 @@ def load(folder, kind, name):
         UsageError: something in the folder is damaged, or cannot be asked.
     """
     import qa.results.evaluation  # noqa: F401  the first question is not to wait for it
-    from qa.models.compressed import IPEX_WIDTH_STEP
+    from qa.models.compressed import IPEX_WIDTH_STEP, is_ipex
     from qa.models.loading import load_tokenizer
 
     settings = settings_of(folder)
@@ -151,7 +151,7 @@ def load(folder, kind, name):
     known = _known(folder, settings)
     batch_size = known.pop("per_device_eval_batch_size", BATCH_SIZE)
     data_args = _data_args(known, tokenizer, getattr(model, "config", None))
-    ipex = kind == "compressed" and getattr(getattr(model, "config", None), "backend", None) == "ipex"
+    ipex = kind == "compressed" and is_ipex(model.config)
     multiple = IPEX_WIDTH_STEP if ipex and data_args.pad_to_max_length is None else 1
     asked = Asked(name, model, tokenizer, data_args, batch_size, multiple)
     # The first passes of an engine prepare its graph and kernels; no answer is to be blamed for that.

@@ -14,10 +14,11 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from qa.start.engines import ENGINES
 from qa.start.output import write_text
 from qa.start.paths import kind_of
+from qa.start.processor import processor
 from qa.start.stack import STACK
 
 
-def write_card(output_dir, data_args, steps, repo_id=None, original=None, export_format=None):
+def write_card(output_dir, data_args, steps, repo_id=None, original=None, export_format=None, encoder=False):
     """Write the model card of a finished run.
 
     Args:
@@ -28,6 +29,7 @@ def write_card(output_dir, data_args, steps, repo_id=None, original=None, export
         original: metrics of the model before compression on the same questions, with the names of
             `all_results.json`, if they are known.
         export_format: `onnx` or `openvino` if that is what the folder holds.
+        encoder: whether it holds a language model, which answers nothing yet.
 
     Raises:
         SaveError: the card cannot be written.
@@ -49,7 +51,7 @@ def write_card(output_dir, data_args, steps, repo_id=None, original=None, export
         base_model=config.get("_name_or_path") or None,
         datasets=[data_args.dataset_name] if on_hub else None,
         library_name=_library(export_format, int8),
-        pipeline_tag="question-answering",
+        pipeline_tag="feature-extraction" if encoder else "question-answering",
         tags=tags,
         model_name=name if scores else None,
         eval_results=_eval_results(scores, data_args, on_hub) if scores else None,
@@ -58,23 +60,34 @@ def write_card(output_dir, data_args, steps, repo_id=None, original=None, export
     if "sparsity" in results:
         done += f"\n- {100 * results['sparsity']:.1f} % of the weights of the linear operators are zero."
     questions = f"{results['eval_samples']} questions of `{_source(data_args)}`" if scores else ""
+    if encoder:
+        purpose, lost, how = "A sparse language model, to be fine-tuned with its zeros kept.", "", _stage_1(name)
+    else:
+        purpose = "Answers questions about a text by a span of it."
+        lost = f"## What was lost\n\n{_loss(scores, _scores(original or {}), questions)}\n\n"
+        how = _exported_snippet(name, export_format) if export_format else _snippet(name, int8, ipex)
     text = f"""# {name}
 
-Answers questions about a text by a span of it.
+{purpose}
 
 ## What was done
 
 {done}
 
-## What was lost
+{lost}## How to load it
 
-{_loss(scores, _scores(original or {}), questions)}
-
-## How to load it
-
-{_exported_snippet(name, export_format) if export_format else _snippet(name, int8, ipex)}
+{how}{_made_on() if int8 else ""}
 """
     write_text(folder / "README.md", str(ModelCard(f"---\n{metadata.to_yaml()}\n---\n\n{text}")))
+
+
+def _made_on():
+    """Name the instruction sets that an int8 model was made and measured with."""
+    named = ", ".join(processor()[1]) or "plain instructions"
+    return (
+        f"\n\nMade and measured on a processor with {named}. Without VNNI large sums of int8 products may be clipped, "
+        "and F1 may be lower."
+    )
 
 
 def _scores(results):
@@ -147,6 +160,14 @@ def _library(export_format, int8):
     if export_format:
         return ENGINES[export_format].library
     return "optimum-intel" if int8 else "transformers"
+
+
+def _stage_1(name):
+    """Show how a sparse language model is taught to answer, by the command that made it so."""
+    return f"""```bash
+python run_qa.py --model_name_or_path {name} --apply_pruning --pruning_approach pattern_lock --do_train \\
+    --train_file train.json --output_dir answers
+```"""
 
 
 def _exported_snippet(name, export_format):

@@ -17,8 +17,8 @@ from qa.start.errors import UsageError
 from qa.start.paths import check_output_dir, make_output_dir
 
 COMPARISON_NOTE = (
-    "In brackets: 95 % bootstrap intervals. Latency: median of single features. Peak memory: of the whole process in "
-    "batches of the evaluation. A run without a report was made without --report."
+    "In brackets: 95 % bootstrap intervals. Latency: median of single features. Peak memory: what the model "
+    "adds + its libraries, in batches of the evaluation. A run without a report was made without --report."
 )
 
 
@@ -138,8 +138,8 @@ def side_by_side(folders):
         List of dictionaries with `name` and what there is of `questions`, `f1`, `f1_interval`, `f1_change`,
         `f1_change_interval`, `exact_match`, `size_mb`, `latency_ms` (median, batch of 1), `times_as_fast` (as the
         original, in the same report), `batch_size`, `questions_per_second` and `peak_memory_mb` (both in batches of
-        that size). The models that reports compare with come first, unless a run that only evaluated one of them is
-        there as well.
+        that size), and `libraries_memory_mb`, the part of the latter that is there before the model. The models that
+        reports compare with come first, unless a run that only evaluated one of them is there as well.
 
     Raises:
         UsageError: there is no such folder, or its report is broken.
@@ -173,7 +173,7 @@ def side_by_side(folders):
 def _key_numbers(model):
     """Return what a report says of one model, as `side_by_side` lists it."""
     single, batch = model["speed"][0], model["speed"][-1]
-    copied = ("f1", "f1_interval", "f1_change", "f1_change_interval", "exact_match", "size_mb")
+    copied = ("f1", "f1_interval", "f1_change", "f1_change_interval", "exact_match", "size_mb", "libraries_memory_mb")
     return {
         **{key: model[key] for key in copied if key in model},
         "latency_ms": single["p50_ms"],
@@ -209,7 +209,9 @@ def comparison_table(runs):
         cells += ["-" if kept is None else f"{kept:.2f}", _or_dash(run, "size_mb")]
         if "latency_ms" in run:
             cells += [_or_dash(run, "latency_ms"), f"{run['questions_per_second']:.1f} ({run['batch_size']})"]
-            cells += [f"{run['peak_memory_mb']:.0f}", "yes" if run["on_pareto_front"] else "no"]
+            libraries = run["libraries_memory_mb"]
+            cells.append(f"{run['peak_memory_mb'] - libraries:.0f} + {libraries:.0f}")
+            cells.append("yes" if run["on_pareto_front"] else "no")
         else:
             cells += ["no report", "-", "-", "-"]
         rows.append(cells)

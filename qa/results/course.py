@@ -9,8 +9,10 @@ from pathlib import Path
 from qa.models.identity import made_from
 from qa.models.loading import load_config_and_tokenizer, load_model
 from qa.questions.examples import load_examples
+from qa.results.files import read_json
 from qa.results.hub import push
 from qa.results.report import report_run
+from qa.start.engines import ENGINES
 from qa.start.output import check_checkpoint, check_owner, claim_output_dir, finish
 from qa.start.paths import kind_of
 from qa.start.process import is_first_process
@@ -25,18 +27,19 @@ INPUTS = (
 )
 
 
-def read_inputs(run, splits, int8_too=False):
+def read_inputs(run, splits, int8_too=False, load=load_examples):
     """Read all that can be said to be wrong before the heavy libraries are loaded, into the run.
 
     Args:
         run: `Run` with its arguments and settings; `examples`, `config`, `tokenizer` and `made_from` are filled in.
         splits: dictionary from split to whether it is needed.
         int8_too: as in `loading.load_config_and_tokenizer`.
+        load: what reads the splits, as `load_examples` does.
 
     Raises:
         UsageError: a file is wrong, the output folder holds something else, or a checkpoint is of another run.
     """
-    run.examples = load_examples(run.data_args, run.model_args, [split for split, needed in splits.items() if needed])
+    run.examples = load(run.data_args, run.model_args, [split for split, needed in splits.items() if needed])
     run.config, run.tokenizer = load_config_and_tokenizer(run.model_args, int8_too)
     run.made_from = made_from(run)
     arguments = vars(run.model_args) | vars(run.data_args) | vars(run.training_args) | vars(run.optimization_args)
@@ -123,6 +126,14 @@ def evaluate_as_it_is(run, model, evaluated):
         finish(run.output_dir, False, _answering(run) | source)
 
 
+def training_in(output_dir):
+    """Read what a training left, its state and the sparsity among its metrics; in the first process alone."""
+    if not is_first_process():
+        return {"log_history": []}, {}
+    state, metrics = (read_json(Path(output_dir) / name) for name in ("trainer_state.json", "train_results.json"))
+    return state, {name: value for name, value in metrics.items() if name.startswith("sparsity")}
+
+
 def conclude(run, loaded, evaluated, steps, kind="compressed", history=(), sparsity=None):
     """Say what came of a run: evaluate the model that was loaded again, report, write the card, send it to the hub.
 
@@ -131,7 +142,7 @@ def conclude(run, loaded, evaluated, steps, kind="compressed", history=(), spars
         loaded: what lies in the output folder, callable as in `passes.forward_passes`.
         evaluated: from `evaluation.prepare_evaluation`.
         steps: dictionary from what was done, a line of Markdown, to the settings of it.
-        kind: of the model, as in `measure.measure`.
+        kind: of the model, as in `measure.measure`, or `encoder` if it answers nothing yet.
         history: log entries of the training (`TrainerState.log_history`).
         sparsity: of a pruned model, from `pruning.sparsity_report`.
     """
@@ -145,8 +156,9 @@ def conclude(run, loaded, evaluated, steps, kind="compressed", history=(), spars
     original = None
     if run.optimization_args.report:
         original = report_run(run, evaluated["eval"], answers["eval"], kind, history, sparsity)
-    exported = None if kind == "compressed" else kind
-    write_card(run.output_dir, run.data_args, steps, run.hub and run.hub.repo_id, original, exported)
+    exported = kind if kind in ENGINES else None
+    name = run.hub and run.hub.repo_id
+    write_card(run.output_dir, run.data_args, steps, name, original, exported, encoder=kind == "encoder")
     verified = run.optimization_args.verify_loading or run.earlier.get("verified", False)
     finish(run.output_dir, verified, _answering(run))
     if run.hub:

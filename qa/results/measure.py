@@ -79,7 +79,8 @@ def measure(kind, folder, inputs_by_size):
         words = [sys.executable, "-m", "qa.results.measure", kind, str(Path(folder).resolve()), workspace]
         paths = [str(PROJECT_DIR), *filter(None, [os.environ.get("PYTHONPATH")])]
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
-        subprocess.run(words, check=True, cwd=workspace, env=environment)
+        # What loading has to say was said in this process.
+        subprocess.run(words, check=True, cwd=workspace, env=environment, stdout=subprocess.DEVNULL)
         return json.loads((Path(workspace) / "measured.json").read_text(encoding="utf-8"))
 
 
@@ -104,9 +105,12 @@ def _measure_here(kind, folder, workspace):
 
             load = AutoModelForQuestionAnswering.from_pretrained
         else:
-            from optimum.intel import INCModelForQuestionAnswering  # noqa: F401
+            from transformers import AutoConfig
 
+            from qa.models.compressed import import_inc, is_ipex
             from qa.models.compressed import load_compressed as load
+
+            import_inc(is_ipex(AutoConfig.from_pretrained(folder)))
 
     libraries = _memory_mb("VmRSS")
     model = load(folder)

@@ -7,7 +7,6 @@ side (`comparison.py`).
 
 import json
 import os
-import re
 import sys
 import tempfile
 from collections import Counter
@@ -17,6 +16,7 @@ from pathlib import Path
 from qa.results.files import read_json
 from qa.results.page import command_text, context_pieces, write_run_page
 from qa.results.tables import markdown_table, paired_change, text_table, with_interval, with_percent
+from qa.start.processor import processor
 
 # Changed answers that report.md shows; report.json holds all of them.
 SHOWN_CHANGES = 50
@@ -98,13 +98,15 @@ def report_run(run, prepared, answers, kind=None, history=(), sparsity=None):
     for model, entry in zip(models.values(), compare_scores(metrics, scores, seed), strict=True):
         model.update(entry)
     name = run.model_args.model_name_or_path
+    name_of_processor, instruction_sets = processor()
     report = {
         # Reports are shown and sent to others, who need not know the folders of this machine.
         "model": name_on_hub(name) or Path(name).resolve().name,
         "untrained_head": "QuestionAnswering" not in str(run.config.architectures),
         "questions": len(examples),
         "features": len(features),
-        "processor": _processor(),
+        "processor": name_of_processor,
+        "instruction_sets": instruction_sets,
         "models": models,
         **(sparsity or {}),
         "loss": [
@@ -117,11 +119,6 @@ def report_run(run, prepared, answers, kind=None, history=(), sparsity=None):
     }
     write_report(report, output_dir)
     return None if report["untrained_head"] else metrics[0]
-
-
-def _processor():
-    named = re.search(r"^model name\s*:\s*(.+)$", Path("/proc/cpuinfo").read_text(encoding="utf-8"), re.MULTILINE)
-    return named[1] if named else "unknown"
 
 
 def question_scores(examples, folder, data_args):
@@ -281,8 +278,12 @@ def report_table(report):
         add(f"{batch}: latency, median (ms)", [speed["p50_ms"] for speed in speeds])
         add(f"{batch}: latency, 95th percentile (ms)", [speed["p95_ms"] for speed in speeds])
         add(f"{batch}: questions/s", [speed["questions_per_second"] for speed in speeds])
-        add(f"{batch}: peak memory (MB)", [speed["peak_memory_mb"] for speed in speeds])
-    add("libraries alone: memory (MB)", [model["libraries_memory_mb"] for model in models])
+        added = [
+            speed["peak_memory_mb"] - model["libraries_memory_mb"] for model, speed in zip(models, speeds, strict=True)
+        ]
+        add(f"{batch}: peak memory, of the model (MB)", added)
+    add("memory of the libraries (MB)", [model["libraries_memory_mb"] for model in models])
+    add("peak memory, both together (MB)", [model["speed"][-1]["peak_memory_mb"] for model in models])
     return rows
 
 
@@ -297,8 +298,10 @@ def report_notes(report):
         "questions."
     )
     notes.append(
-        f"Cost: on the CPU ({report['processor']}, {first['threads']} threads), each model in a process of its own, "
-        "whose memory includes its libraries. The original is weighed as it runs, in fp32."
+        f"Cost: on the CPU ({report['processor']} with {', '.join(report['instruction_sets']) or 'plain instructions'}"
+        f", {first['threads']} threads), each model in a process of its own. Memory: first what the model adds to its "
+        "libraries at most, then the libraries, the same for models of any size. The original is weighed as it runs, "
+        "in fp32."
     )
     if len(report["models"]) > 1:
         changes = Counter(

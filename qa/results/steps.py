@@ -18,8 +18,8 @@ def training_steps(run):
         Dictionary from a line of text to the settings behind it.
     """
     training_args, optimization_args = run.training_args, run.optimization_args
-    epochs, rate = training_args.num_train_epochs, training_args.learning_rate
-    steps = {f"Training: epochs {epochs:g}, learning rate {rate:g}, seed {training_args.seed}": None}
+    how = f"{_epochs(training_args)}, learning rate {training_args.learning_rate:g}, seed {training_args.seed}"
+    steps = {f"Training: {how}{_precision(training_args)}": None}
     if optimization_args.apply_quantization:
         steps["Quantization-aware training for int8"] = run.settings["quantization"]
     if "slimming" in run.settings:
@@ -31,6 +31,26 @@ def training_steps(run):
         named = f"`{teacher}`" if teacher else "a teacher that is not on the hub"
         steps[f"Distillation from {named}"] = run.settings["distillation"]
     return steps
+
+
+def pruning_of_language(run):
+    """Tell what `prune_encoder_qa.py` did; parameters and result as in `training_steps`."""
+    training_args, target = run.training_args, run.optimization_args.target_sparsity
+    if not training_args.do_train:
+        return {f"Pruning in one blow: the smallest {target:.0%} of the weights of each linear operator": None}
+    settings = run.settings["pruning"]
+    extent = f"steps {training_args.max_steps}" if training_args.max_steps > 0 else _epochs(training_args)
+    how = f"{extent}, learning rate {training_args.learning_rate:g}, seed {training_args.seed}"
+    line = f"Pruning by `{settings['pruning_type']}` with the dense model as teacher: {how}{_precision(training_args)}"
+    return {line: settings}
+
+
+def _epochs(training_args):
+    return f"epochs {training_args.num_train_epochs:g}"
+
+
+def _precision(training_args):
+    return ", in bf16 (autocast)" if training_args.bf16 else ""
 
 
 def post_training_steps(run, calibration):
@@ -49,7 +69,7 @@ def export_steps(run, calibration):
     if run.optimization_args.apply_quantization:
         approach = run.optimization_args.quantization_approach.capitalize()
         done = f"{approach} post-training quantization to int8 by {engine.quantizer}{_calibrated(calibration)}"
-        steps[done] = None
+        steps[done] = run.settings["quantization"]
     elif is_int8(run.config):
         steps["What was int8 before is int8 here, with the same weights, scales and zero points"] = None
     return steps

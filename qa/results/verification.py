@@ -8,13 +8,17 @@ import sys
 
 from qa.models.compressed import is_torchscript
 
+# What question-answering models give.
+LOGITS = ("start_logits", "end_logits")
 
-def largest_difference(model, other, inputs):
+
+def largest_difference(model, other, inputs, names=LOGITS):
     """Return the largest absolute difference between the start and end logits of two models on one batch.
 
     Args:
         model, other: callables as in `passes.predict_logits`.
         inputs: dictionary of `(b, l)` int64 tensors.
+        names: of other outputs, to be compared in place of the logits.
     """
     import torch
 
@@ -25,19 +29,20 @@ def largest_difference(model, other, inputs):
         outputs, others = model(**inputs), other(**inputs)
     return max(
         float((torch.as_tensor(outputs[name]).float() - torch.as_tensor(others[name]).float()).abs().max())
-        for name in ("start_logits", "end_logits")
+        for name in names
     )
 
 
-def verify(model, loaded, inputs, tolerance):
+def verify(model, loaded, inputs, tolerance, names=LOGITS):
     """Print whether a loaded model gives the logits of the one in memory, and end the process with 1 if it does not.
 
     Args:
-        model, loaded, inputs: as in `largest_difference`.
+        model, loaded, inputs, names: as in `largest_difference`.
         tolerance: largest difference that passes.
     """
-    difference = largest_difference(model, loaded, inputs)
-    _conclude(f"largest logit difference {difference:.3g}, tolerance {tolerance:.3g}", difference <= tolerance)
+    difference = largest_difference(model, loaded, inputs, names)
+    what = "logit " if names == LOGITS else ""
+    _conclude(f"largest {what}difference {difference:.3g}, tolerance {tolerance:.3g}", difference <= tolerance)
 
 
 def verify_error(model, loaded, batches, share, name="fp32"):
@@ -57,7 +62,7 @@ def verify_error(model, loaded, batches, share, name="fp32"):
         parts = []
         for inputs in batches:
             outputs, tokens = run(**inputs), inputs["attention_mask"].numpy() == 1
-            parts += [np.asarray(outputs[name])[tokens] for name in ("start_logits", "end_logits")]
+            parts += [np.asarray(outputs[name])[tokens] for name in LOGITS]
         return np.concatenate(parts)
 
     with torch.inference_mode():

@@ -11,6 +11,7 @@ import sys
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 
+from qa.corrections.accelerate import mixed_precision
 from qa.start.argument_words import in_full, known_values, refuse, value_of, values_of_file, words_of
 from qa.start.errors import UsageError
 from qa.start.paths import check_output_dir, kind_of
@@ -150,6 +151,9 @@ class DataTrainingArguments:
 class OutcomeArguments:
     """How the outcome of a run is proved; each script's `OptimizationArguments` goes on from here."""
 
+    # No argument: whether the script is about questions, or about any text.
+    takes_questions = True
+
     verify_loading: bool = field(
         default=False, metadata={"help": "Load the saved model again and compare its logits with those in memory."}
     )
@@ -227,9 +231,10 @@ def parse_arguments(optimization_arguments_class, argv=None):
     known = known_values(values, actions, {each.name for each in fields(TrainingArguments)}, file)
     words = in_full([*words_of(known), *flags], actions)
     try:
-        model_args, data_args, training_args, optimization_args, unused = parser.parse_args_into_dataclasses(
-            words, look_for_args_file=False, return_remaining_strings=True
-        )
+        with mixed_precision():
+            model_args, data_args, training_args, optimization_args, unused = parser.parse_args_into_dataclasses(
+                words, look_for_args_file=False, return_remaining_strings=True
+            )
     except (ValueError, OSError, ImportError) as error:
         # TrainingArguments checks itself. Its message on bf16 speaks of GPUs only.
         hint = "; on a CPU give --no_cuda as well" if "bf16" in str(error) else ""
@@ -242,7 +247,7 @@ def parse_arguments(optimization_arguments_class, argv=None):
     optimization_args.given = frozenset(actions[name].dest for name in names if name in actions)
     for arguments in (data_args, training_args, optimization_args):
         _check_numbers(vars(arguments))
-    _check_data_arguments(data_args, training_args)
+    _check_data_arguments(data_args, training_args, optimization_args.takes_questions)
     if optimization_args.report and not training_args.do_eval:
         raise UsageError("--report compares answers to the validation questions: give --do_eval as well")
     _check_local_model(model_args, training_args)
@@ -270,16 +275,16 @@ def _check_numbers(values):
             raise UsageError(f"--{name} is {value}; give {text}")
 
 
-def _check_data_arguments(data_args, training_args):
+def _check_data_arguments(data_args, training_args, takes_questions):
     for name, value in vars(data_args).items():
         if name.startswith("max_") or name in ("n_best_size", "preprocessing_num_workers"):
             positive(name, value)
-    if not 0 <= data_args.doc_stride < data_args.max_seq_length:
+    if takes_questions and not 0 <= data_args.doc_stride < data_args.max_seq_length:
         raise UsageError(
             f"--doc_stride is {data_args.doc_stride}; it must be at least 0 and smaller than --max_seq_length "
             f"({data_args.max_seq_length})"
         )
-    if data_args.n_best_size > data_args.max_seq_length:
+    if takes_questions and data_args.n_best_size > data_args.max_seq_length:
         raise UsageError(
             f"--n_best_size is {data_args.n_best_size}; give at most --max_seq_length ({data_args.max_seq_length}), "
             "since an answer starts at a token"
@@ -291,7 +296,7 @@ def _check_data_arguments(data_args, training_args):
         if workers > MOST_WORKERS:
             raise UsageError(f"--{name} is {workers}; give at most {MOST_WORKERS}")
     files = {name: getattr(data_args, name) for name in ("train_file", "validation_file", "test_file")}
-    if data_args.dataset_name is None and not any(files.values()):
+    if takes_questions and data_args.dataset_name is None and not any(files.values()):
         raise UsageError(
             "there are no questions to work on: give --dataset_name, or --train_file, --validation_file or --test_file"
         )
@@ -300,8 +305,9 @@ def _check_data_arguments(data_args, training_args):
             continue
         if kind_of(path) != "file":
             raise UsageError(f"--{name} {path}: there is no such file")
-        if not path.endswith(DATA_FILE_SUFFIXES):
-            raise UsageError(f"--{name} {path}: the name must end in one of {', '.join(DATA_FILE_SUFFIXES)}")
+        suffixes = DATA_FILE_SUFFIXES if takes_questions else (*DATA_FILE_SUFFIXES, ".txt")
+        if not path.endswith(suffixes):
+            raise UsageError(f"--{name} {path}: the name must end in one of {', '.join(suffixes)}")
     if data_args.dataset_name is None:
         for wanted, flag, name in (
             (training_args.do_train, "do_train", "train_file"),

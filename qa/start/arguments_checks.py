@@ -5,11 +5,14 @@ work with another one only.
 Does not belong here: values out of range, and what is wrong between two arguments of one script.
 """
 
+import os
 from dataclasses import fields
 from importlib.util import find_spec
 
+from qa.corrections.accelerate import VARIABLE
 from qa.start.errors import UsageError
 from qa.start.paths import kind_of
+from qa.start.processor import processor
 
 # Only a training looks at these, and does.
 # fmt: off
@@ -161,6 +164,7 @@ def _conditions_of_ours(run, trains):
     static = quantizes and not trains and getattr(optimization_args, "quantization_approach", "static") == "static"
     saves = trains or quantizes or hasattr(optimization_args, "export_format")
     teacher = getattr(optimization_args, "teacher_model_name_or_path", None)
+    of_bf16 = "--do_train" if hasattr(optimization_args, "apply_pruning") else "--apply_quantization"
     of_models = (model_args.model_name_or_path, model_args.config_name, model_args.tokenizer_name, teacher)
     on_hub = any(name is not None and kind_of(name) is None for name in (*of_models, data_args.dataset_name))
     return {
@@ -172,7 +176,8 @@ def _conditions_of_ours(run, trains):
         **dict.fromkeys(("test_file", "max_predict_samples"), (args.do_predict, "--do_predict")),
         **dict.fromkeys(("train_file", "max_train_samples"), (trains or static, "a training or a calibration")),
         "num_calibration_samples": (static, "a static quantization"),
-        **dict.fromkeys(("quantization_approach", "use_ipex", "bf16"), (quantizes, "--apply_quantization")),
+        **dict.fromkeys(("quantization_approach", "use_ipex"), (quantizes, "--apply_quantization")),
+        "bf16": (quantizes or trains, of_bf16),
         "verify_loading": (saves, "a model that is saved"),
     }
 
@@ -225,9 +230,25 @@ def note_effects(run, trains=False):
             print(f"note: --{name} has no effect without {companion}")
 
 
+def check_criterion(settings, path, do_eval):
+    """Refuse quantization settings, from the file `path`, whose accuracy criterion has no questions to be tried on."""
+    if "accuracy_criterion" in settings and not do_eval:
+        raise UsageError(
+            f"{path} has an accuracy criterion, which is tuned on the validation questions: give --do_eval"
+        )
+
+
 def _check_training(args):
     if args.fp16 and args.use_cpu:
         raise UsageError("--fp16 is for GPUs, and this run is on a CPU; leave it out")
+    if args.bf16 and args.use_cpu and "bf16" not in processor()[1]:
+        raise UsageError("--bf16: this processor has no bf16 instructions, and would only be slower; leave it out")
+    launched, asked = os.environ.get(VARIABLE, "no"), "bf16" if args.bf16 else "fp16" if args.fp16 else "no"
+    if launched not in ("no", asked):
+        raise UsageError(
+            f"accelerate launch --mixed_precision {launched} (or its configuration): give the script --bf16 or --fp16 "
+            "in its place"
+        )
     if (args.gradient_checkpointing_kwargs or {}).get("use_reentrant"):
         raise UsageError(
             "--gradient_checkpointing_kwargs: with use_reentrant the weights come out differently; leave it out"

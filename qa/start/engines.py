@@ -17,6 +17,7 @@ class Engine:
         packages: modules that an export needs; `requirements-NAME.txt` brings them.
         runtime: the one of them that runs a model.
         quantizer: what makes it int8, for people.
+        rounding: how the last of the files spells the rounding of activations, which int8 models have.
         dynamic: whether it runs int8 whose activations get their scales from each batch.
         library: the hub's name for what loads it.
         distribution: package of the class that its users load it with.
@@ -30,6 +31,7 @@ class Engine:
     packages: tuple
     runtime: str
     quantizer: str
+    rounding: bytes
     dynamic: bool
     library: str
     distribution: str
@@ -44,6 +46,7 @@ ENGINES = {
         packages=("onnx", "onnxruntime"),
         runtime="onnxruntime",
         quantizer="ONNX Runtime",
+        rounding=b"QuantizeLinear",
         dynamic=True,
         library="optimum",
         distribution="optimum-onnx",
@@ -60,6 +63,7 @@ ENGINES = {
         packages=("onnx", "openvino", "nncf"),
         runtime="openvino",
         quantizer="NNCF",
+        rounding=b"FakeQuantize",
         dynamic=False,
         library="optimum-intel",
         distribution="optimum-intel",

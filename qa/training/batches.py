@@ -19,6 +19,8 @@ from qa.start.errors import UsageError
 MASKED_LOGIT = -1e9
 # Training features that activation ranges are taken from.
 CALIBRATION_FEATURES = 64
+# Columns of a training feature's answer; text without questions has none.
+LABELS = ("start_positions", "end_positions")
 
 
 class FeatureCollator:
@@ -45,7 +47,7 @@ class FeatureCollator:
             return_tensors="pt",
         )
         width = batch["input_ids"].shape[1]
-        for name in ("start_positions", "end_positions"):
+        for name in filter(features[0].__contains__, LABELS):
             batch[name] = torch.tensor([feature[name] for feature in features])
         if "teacher_logits" in features[0]:
             logits = torch.full((len(features), 2, width), MASKED_LOGIT)
@@ -66,9 +68,8 @@ class FeatureCollator:
             "teacher_logits": MASKED_LOGIT,
         }
         more = width - batch["input_ids"].shape[1]
-        labels = ("start_positions", "end_positions")
         return {
-            name: values if name in labels else torch.nn.functional.pad(values, (0, more), value=padding.get(name, 0))
+            name: values if name in LABELS else torch.nn.functional.pad(values, (0, more), value=padding.get(name, 0))
             for name, values in batch.items()
         }
 
@@ -88,10 +89,9 @@ def calibration_batches(features, tokenizer, seed, width=None):
 
 def labels_of(features):
     """Return `(start_positions, end_positions)` of features, `(n,)` int64 arrays, or `None` where they have none."""
-    names = ("start_positions", "end_positions")
-    if not set(names) <= set(features.column_names):
+    if not set(LABELS) <= set(features.column_names):
         return None
-    return tuple(features.with_format("numpy")[name] for name in names)
+    return tuple(features.with_format("numpy")[name] for name in LABELS)
 
 
 def features_per_epoch(args, count):

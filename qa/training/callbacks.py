@@ -1,7 +1,7 @@
 """What happens at given moments of a training.
 
 Belongs here: transformers' callbacks, and what a training leaves for tensorboard.
-Does not belong here: a step itself (`trainer_qa.py`).
+Does not belong here: a step itself (`trainer.py`).
 """
 
 import contextlib

@@ -6,6 +6,7 @@ import pty
 import subprocess
 import sys
 
+import forked_main
 import pytest
 from conftest import ROOT, SAMPLE
 
@@ -156,10 +157,13 @@ def folders(tmp_path_factory):
     """An ONNX model, and a dynamic one for SQuAD 2.0 with a threshold of its own; both have predicted 25 answers."""
     place = tmp_path_factory.mktemp("asked")
     words = ["--model_name_or_path", MODEL, "--do_predict", "--max_predict_samples", 25, "--no_cuda"]
-    run(ROOT / "export_qa.py", *words, "--test_file", SAMPLE / "dev.json", "--output_dir", place / "onnx")
+    exported = [*words, "--test_file", SAMPLE / "dev.json", "--output_dir", place / "onnx"]
     words += ["--version_2_with_negative", "--null_score_diff_threshold", -1.5, "--per_device_eval_batch_size", 1]
     words += ["--apply_quantization", "--max_answer_length", 5, "--test_file", SAMPLE / "dev_v2.json"]
-    run(ROOT / "run_qa_post_training.py", *words, "--output_dir", place / "dynamic")
+    quantized = [*words, "--output_dir", place / "dynamic"]
+    for script, flags in (("export_qa.py", exported), ("run_qa_post_training.py", quantized)):
+        finished = forked_main.run(script, *flags, cwd=place)
+        assert finished.returncode == 0, finished.stderr
     return place
 
 

@@ -99,6 +99,7 @@ def arguments(name, content):
         written = content
         if isinstance(content, str):
             good = {flag[2:]: str(value) for flag, value in good_flags("run_qa_post_training", folder).items()}
+            good.pop(content[1:].partition(":")[0], None)
             written = (yaml.safe_dump(good) + content[1:] if content.startswith("+") else content).encode()
         if content is not None:
             (folder / name).write_bytes(written)
@@ -566,6 +567,7 @@ TRAINING = {
     ),
     "nothing to do at all": ({"--do_train": None, "--do_eval": None}, ["--do_train", "--do_predict"]),
     "IPEX in training": ({"--use_ipex": True}, ["--use_ipex", "run_qa_post_training.py"]),
+    "int8 in bf16": ({"--apply_quantization": True, "--bf16": True, "--no_cuda": True}, ["--bf16", "fake-quant"]),
     "distillation without a teacher": ({"--apply_distillation": True}, ["--teacher_model_name_or_path"]),
     "logits without distillation": ({"--generate_teacher_logits": True}, ["--apply_distillation"]),
     # arguments of transformers that do not work, or not alone

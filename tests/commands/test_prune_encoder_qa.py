@@ -1,11 +1,13 @@
 """`prune_encoder_qa.py`: an encoder with the same share of zeros in each operator, ready to be trained on."""
 
+import json
 import subprocess
 import sys
 from pathlib import Path
 
 import forked_main
 import pytest
+from small_models import LAYOUTS
 
 from prune_encoder_qa import prune
 
@@ -44,9 +46,80 @@ def test_the_command_leaves_a_sparse_encoder_without_a_head(tmp_path):
             assert float((weight == 0).float().mean()) == pytest.approx(0.9, abs=1e-3)
 
 
+def language_model(folder, tokenizer):
+    """Save a small language model with a head that guesses words, and return its folder."""
+    import torch
+    from transformers import AutoConfig, AutoModelForMaskedLM
+
+    torch.manual_seed(0)
+    config = AutoConfig.for_model("distilbert", vocab_size=len(tokenizer), **LAYOUTS["distilbert"])
+    AutoModelForMaskedLM.from_config(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+def zeros_of(folder):
+    """Return {name without the model's own prefix: where the weight is zero} of the linear operators of the layers."""
+    import torch
+
+    weights = torch.load(folder / "pytorch_model.bin", weights_only=False)
+    return {
+        name.removeprefix("distilbert."): weight == 0
+        for name, weight in weights.items()
+        if "layer." in name and "lin" in name and name.endswith("weight")
+    }
+
+
+@pytest.mark.recipe
+def test_sparsity_grows_and_stays_through_a_kill_and_stage_1(tmp_path, tokenizer):
+    import torch
+
+    encoder, whole = language_model(tmp_path / "encoder", tokenizer), tmp_path / "whole"
+    words = ["--model_name_or_path", encoder, "--train_file", SAMPLE / "train.json", "--bf16", "--no_cuda"]
+    words += ["--target_sparsity", "0.75", "--steps", "12", "--learning_rate", "1e-3", "--max_seq_length", "64"]
+    words += ["--per_device_train_batch_size", "4", "--logging_steps", "1", "--verify_loading"]
+    words += ["--save_steps", "4", "--save_total_limit", "3"]
+    finished = forked_main.run("prune_encoder_qa.py", *words, "--output_dir", whole, cwd=tmp_path)
+    assert finished.returncode == 0, finished.stderr
+    assert "largest difference 0, tolerance 0: passed" in finished.stdout
+    assert f"{whole}: sparsity 0.750000 in 12 linear operators" in finished.stdout
+    log = json.loads((whole / "trainer_state.json").read_text(encoding="utf-8"))["log_history"][:-1]
+    assert {"loss_hidden", "loss_relations", "loss_language"} <= log[0].keys()
+    assert log[0]["loss_hidden"] == 0 < log[6]["loss_hidden"]  # its dense self teaches it
+    # Rewound when the second of two rises, six steps apart, is over.
+    rates = [1e-3 * (1 - step / 6) for step in (1, 2, 3, 4, 5, 0, 1, 2, 3, 4, 5, 6)]
+    assert [entry["learning_rate"] for entry in log] == pytest.approx(rates)
+    zeros = zeros_of(whole)
+    assert [float(each.float().mean()) for each in zeros.values()] == pytest.approx([0.75] * 12, abs=1e-6)
+
+    cut = tmp_path / "cut"
+    words += ["--resume_from_checkpoint", whole / "checkpoint-4", "--output_dir", cut]
+    finished = forked_main.run("prune_encoder_qa.py", *words, cwd=tmp_path)
+    assert finished.returncode == 0, finished.stderr
+    first, second = (torch.load(folder / "pytorch_model.bin", weights_only=False) for folder in (whole, cut))
+    assert first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
+
+    words = ["--model_name_or_path", whole, "--train_file", SAMPLE / "train.json", "--do_train", "--max_steps", "2"]
+    words += ["--apply_pruning", "--pruning_approach", "pattern_lock", "--max_train_samples", "8", "--no_cuda"]
+    finished = forked_main.run("run_qa.py", *words, "--output_dir", tmp_path / "stage1", cwd=tmp_path)
+    assert finished.returncode == 0, finished.stderr
+    kept = zeros_of(tmp_path / "stage1")
+    assert kept.keys() == zeros.keys() and all(torch.equal(kept[name], zeros[name]) for name in zeros)
+
+
 @pytest.mark.parametrize(
     ("words", "named"),
-    [(["--target_sparsity", "1.5"], "--target_sparsity is 1.5"), (["--model_name_or_path", "no-such"], "no-such")],
+    [
+        (["--target_sparsity", "1.5"], "--target_sparsity is 1.5"),
+        (["--model_name_or_path", "no-such"], "no-such"),
+        (["--steps", "-1"], "--steps is -1"),
+        (["--steps", "5"], "--train_file"),
+        (["--train_file", "text.txt"], "--train_file text.txt: there is no such file"),
+        (["--do_eval", "--validation_file", SAMPLE / "dev.json"], "--do_eval is about questions"),
+        (["--train_file", SAMPLE / "train.json", "--pruning_approach", "lottery"], "lottery"),
+        (["--train_file", SAMPLE / "train.json", "--pruning_config", "prune_slim.yml"], "takes heads or channels out"),
+        (["--train_file", ROOT / "README.md"], ".txt"),
+    ],
 )
 def test_wrong_words_are_refused(words, named, tmp_path):
     defaults = ["--model_name_or_path", SAMPLE / "distilbert-qa", "--output_dir", tmp_path / "out"]

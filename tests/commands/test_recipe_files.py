@@ -8,12 +8,14 @@ import yaml
 from conftest import ROOT, SAMPLE
 
 import export_qa
+import prune_encoder_qa
 import run_qa
 import run_qa_post_training
 from qa.start.arguments import parse_arguments
 from qa.start.errors import UsageError
 
 SCRIPTS = {"run_qa.py": run_qa, "run_qa_post_training.py": run_qa_post_training, "export_qa.py": export_qa}
+SCRIPTS["prune_encoder_qa.py"] = prune_encoder_qa
 FILES = sorted((ROOT / "config" / "recipes").iterdir())
 PAGES = (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
 TEXT = "".join(path.read_text(encoding="utf-8") for path in PAGES)
@@ -56,7 +58,7 @@ def recipe(script, words):
 
 def commands():
     """Yield the recipes of the pages, each as a list of words; what starts from a recipe's file is none."""
-    for block in re.findall(r"```bash\n(python (?:run|export)_qa.*?)```", TEXT, flags=re.DOTALL):
+    for block in re.findall(r"```bash\n(python (?:run|export|prune_encoder)_qa.*?)```", TEXT, flags=re.DOTALL):
         _, script, *words = shlex.split(block.replace("\\\n", " "), comments=True)
         if words[0].startswith("--"):
             yield [script, *words]
@@ -68,7 +70,7 @@ def of_file(path):
 
 
 def test_each_recipe_of_the_pages_is_a_file_and_each_file_is_a_recipe_of_the_pages():
-    assert len(FILES) == 13
+    assert len(FILES) == 14
     assert sorted(map(of_file, FILES)) == sorted(recipe(script, words) for script, *words in commands())
 
 

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import forked_main
 import pytest
 from stand_in_hub import running_hub, save_as_on_hub
 
@@ -43,16 +44,17 @@ class Place:
         for name in ("HF_HUB_OFFLINE", "HF_DATASETS_CACHE", "HF_MODULES_CACHE"):
             del self.environment[name]
 
-    def run(self, words, **environment):
-        """Run a script in the working directory; return the finished process."""
-        finished = subprocess.run(
-            [sys.executable, *words],
-            cwd=self.workdir,
-            env={**self.environment, **environment},
-            capture_output=True,
-            text=True,
-            timeout=600,
-        )
+    def run(self, words, on_ipex=False, forked=True, **environment):
+        """Run a script (or `-c` and a program) in the working directory; return the finished process."""
+        environment = {**self.environment, **environment}
+        if forked:
+            kind = "ipex" if on_ipex else "libraries"
+            finished = forked_main.run(*words, cwd=self.workdir, kind=kind, imported_in=environment)
+        else:
+            words = [sys.executable, *(str(ROOT / word) if word.endswith(".py") else word for word in words)]
+            finished = subprocess.run(
+                words, cwd=self.workdir, env=environment, capture_output=True, text=True, timeout=600
+            )
         assert finished.returncode == 0, finished.stderr
         assert {path.name for path in self.workdir.iterdir()} <= {"out"}, "the run left files in the working directory"
         return finished
@@ -60,7 +62,7 @@ class Place:
     def run_recipe(self, heading, **environment):
         """Run a recipe as it stands on its page; return its output folder and the finished process."""
         script, *flags = commands()[heading]
-        finished = self.run([str(ROOT / script), *flags], **environment)
+        finished = self.run([script, *flags], on_ipex="--use_ipex" in flags, **environment)
         return self.workdir / flags[flags.index("--output_dir") + 1], finished
 
     def results(self, name):
@@ -112,7 +114,7 @@ def test_quantization_recipe(heading, place):
 def test_a_recipe_as_a_file(place):
     script, *flags = commands()["Recipes as files"]
     flags[0] = str(ROOT / flags[0])
-    place.run([str(ROOT / script), *flags])
+    place.run([script, *flags])
     assert place.results("first-look")["eval_samples"] == 100
 
 
@@ -121,8 +123,8 @@ def test_a_recipe_without_the_hub(place, tmp_path):
         pass
     before = len(place.hub.requests)
     words = commands()["Baseline"]
-    words[0], words[-1] = str(ROOT / words[0]), str(tmp_path / "again")
-    place.run(words, HF_ENDPOINT=gone.url)
+    words[-1] = str(tmp_path / "again")
+    place.run(words, forked=False, HF_ENDPOINT=gone.url)
     assert len(place.hub.requests) == before
     first, again = (place.out / "fp32" / "eval_predictions.json", tmp_path / "again" / "eval_predictions.json")
     assert first.read_bytes() == again.read_bytes()
@@ -144,7 +146,7 @@ def test_distillation_and_quantization_recipe(place):
     assert_verified(finished)
     # Against the model that it starts from; that of the other recipes is the teacher here.
     words = commands()["Baseline"]
-    words[0], words[words.index("--model_name_or_path") + 1] = str(ROOT / words[0]), "distilbert-base-uncased"
+    words[words.index("--model_name_or_path") + 1] = "distilbert-base-uncased"
     place.run([*words[:-1], str(place.out / "student-fp32")])
     assert place.results("student-fp32")["eval_f1"] - place.results(folder.name)["eval_f1"] <= 2.0
     assert_reloads_to_the_same_f1(heading, place)
@@ -201,7 +203,7 @@ def test_a_model_without_half_of_its_heads_and_channels_is_a_model_like_any_othe
     names = {"--model_name_or_path": str(folder), "--output_dir": "out/slim-dynamic"}
     for flag, value in names.items():
         flags[flags.index(flag) + 1] = value
-    assert_verified(place.run([str(ROOT / script), *flags]))
+    assert_verified(place.run([script, *flags]))
     assert place.results(folder.name)["eval_f1"] - place.results("slim-dynamic")["eval_f1"] <= 2.0
 
 
@@ -212,7 +214,7 @@ def test_the_smoke_test_of_the_examples(place):
         --per_device_train_batch_size 1 --max_eval_samples 50 --max_train_samples 4 --num_train_epoch 2
         --learning_rate 1e-10 --verify_loading --output_dir out/smoke"""
     program = f"import sys; sys.path.insert(0, {str(ROOT)!r}); import run_qa; run_qa.main()"
-    place.run(["-c", program, *flags.split()])
+    place.run(["-c", program, *flags.split()], forked=False)
     results = place.results("smoke")
     assert results["eval_f1"] >= 70 and results["eval_exact_match"] >= 70
 
@@ -268,6 +270,7 @@ batches = Batches(features, tokenizer, training_args.per_device_eval_batch_size,
 prepared = Prepared(examples, features, batches)
 print(evaluate_model(load_compressed(folder), prepared, data_args, "..", "eval")[0]["eval_f1"])
 """
-    finished = place.run(["-c", program], HF_HUB_OFFLINE="1")
-    folder = commands()[heading][commands()[heading].index("--output_dir") + 1]
+    words = commands()[heading]
+    finished = place.run(["-c", program], on_ipex="--use_ipex" in words, HF_HUB_OFFLINE="1")
+    folder = words[words.index("--output_dir") + 1]
     assert float(finished.stdout.split()[-1]) == place.results(Path(folder).name)["eval_f1"]

@@ -28,6 +28,7 @@ TEACHER = ("--apply_distillation", "--teacher_model_name_or_path", str(SAMPLE / 
 RECIPES = {
     "quantization": ("--apply_quantization",),
     "distillation": TEACHER,
+    "pruning and distillation in bf16": ("--apply_pruning", "--target_sparsity", "0.5", *TEACHER, "--bf16"),
     "all three": (
         *("--apply_quantization", "--apply_pruning", "--pruning_approach", "snip_momentum_progressive"),
         *("--prune_heads", "0.5", "--prune_ffn", "0.5", *TEACHER, "--generate_teacher_logits"),
@@ -38,7 +39,7 @@ RECIPES = {
     },
     "pruning, pattern_lock": ("--apply_pruning", "--pruning_approach", "pattern_lock"),
 }
-LAST_STEP = 36
+LAST_STEP = 24
 # Of the runs by hand, long enough for 20 kills.
 LONG_STEPS = 240
 
@@ -62,7 +63,7 @@ def sparse_model():
 
 
 def words(folder, *flags):
-    """Return the flags of a training of 36 steps with a checkpoint after every fifth."""
+    """Return the flags of a training of 24 steps with a checkpoint after every fifth."""
     words = ["--model_name_or_path", str(sparse_model() if "pattern_lock" in flags else SAMPLE / "distilbert-qa")]
     words += ["--train_file", str(SAMPLE / "train.json"), "--do_train", "--max_train_samples", "80", "--no_cuda"]
     words += ["--max_steps", str(LAST_STEP), "--per_device_train_batch_size", "4", "--learning_rate", "1e-4"]
@@ -121,7 +122,7 @@ def test_a_killed_training_ends_with_the_weights_of_one_that_was_not(name, tmp_p
     # What is forked from one process has the order of sets in common; those of one recipe have not.
     flags, forked = RECIPES[name], name != "all three"
     assert run(tmp_path / "whole", *flags, forked=forked).returncode == 0
-    kill_after_checkpoint(tmp_path / "cut", flags, 15, forked)
+    kill_after_checkpoint(tmp_path / "cut", flags, 10, forked)
     assert not (tmp_path / "cut" / "pytorch_model.bin").exists()
     finished = run(tmp_path / "cut", *flags, forked=forked)
     assert finished.returncode == 0, finished.stderr

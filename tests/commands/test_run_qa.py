@@ -22,6 +22,7 @@ MIXES = {
     "quantization and pruning": QUANTIZATION + PRUNING,
     "quantization and distillation": QUANTIZATION + TEACHER,
     "pruning and distillation": PRUNING + TEACHER,
+    "pruning and distillation in bf16": (*PRUNING, *TEACHER, "--generate_teacher_logits", "--bf16"),
     "all three": QUANTIZATION + PRUNING + TEACHER + ("--generate_teacher_logits",),
 }
 SCHEDULED = [approach for approach in run_qa.PRUNING_APPROACHES if approach != "pattern_lock"]

@@ -60,20 +60,3 @@ def test_without_it_nothing_is_written_beside_the_model(monkeypatch, tmp_path):
     train(monkeypatch, tmp_path / "out", *QUANTIZATION)
     assert not list(Path(tmp_path).rglob("*tfevents*"))
     assert not (tmp_path / "out" / "runs").exists()
-
-
-def test_the_range_of_an_operator_is_the_widest_of_all_layers():
-    import torch
-    from torch.ao.quantization import FakeQuantize, FusedMovingAvgObsFakeQuantize
-
-    from qa.compression.fake_quant import activation_ranges
-
-    def layer(low, high):
-        quantizer = FusedMovingAvgObsFakeQuantize()
-        quantizer(torch.tensor([low, high]))
-        return torch.nn.ModuleDict({"lin": torch.nn.ModuleDict({"activation_post_process_0": quantizer})})
-
-    model = torch.nn.ModuleDict({"layer": torch.nn.ModuleList([layer(-1.0, 2.0), layer(-0.5, 3.0)])})
-    model["weight_fake_quant"] = FakeQuantize()
-    assert activation_ranges(model) == {"layer.*.lin.0": (-1.0, 3.0)}
-    assert activation_ranges(torch.nn.Linear(1, 1)) == {}

@@ -2,6 +2,7 @@
 
 import os
 import signal
+from pathlib import Path
 
 import forked_main
 import numpy as np
@@ -245,6 +246,7 @@ def test_a_teacher_of_another_layout_is_given_what_its_own_tokenizer_makes(teach
     examples = dataset_of(read_examples(str(SAMPLE / "train.json"), "train", 12))
     mine = prepare_features(examples, students, data_args, str(tmp_path))
     seen = distillation.features_of_teacher(mine, examples, own, data_args, str(tmp_path))
+    assert Path(seen.cache_files[0]["filename"]).parent == tmp_path / "qa_features"
 
     # What the teacher is by itself, with its own tokenizer alone, one feature at a time.
     theirs = prepare_features(examples, own, data_args, str(tmp_path))
@@ -259,6 +261,8 @@ def test_a_teacher_of_another_layout_is_given_what_its_own_tokenizer_makes(teach
     rows = [0, 5, 2]
     batch = FeatureCollator(students)([with_types[row] for row in rows])
     given = distillation.inputs_of_teacher(model, batch)
+    assert "start_positions" in batch
+    assert set(given) == set(own("a", "b"))
     with torch.no_grad():
         outputs = model(**given)
     for row, starts in zip(rows, outputs["start_logits"], strict=True):
@@ -266,6 +270,33 @@ def test_a_teacher_of_another_layout_is_given_what_its_own_tokenizer_makes(teach
         np.testing.assert_allclose(starts[:length], expected[0][row, :length], atol=1e-4)
     with torch.no_grad():
         student(**{name: values for name, values in batch.items() if not name.startswith("teacher")})
+
+
+def test_a_teacher_whose_tokenizer_makes_no_types_gets_none_of_the_students(tokenizer, tmp_path):
+    students, own = bert_tokenizer(tokenizer), bert_tokenizer(tokenizer)
+    own.model_input_names = ["input_ids", "attention_mask"]
+    model = small_model("bert", own)
+    examples = dataset_of(read_examples(str(SAMPLE / "train.json"), "train", 3))
+    data_args = DataTrainingArguments(max_seq_length=96, doc_stride=24)
+    mine = prepare_features(examples, students, data_args, str(tmp_path))
+    seen = distillation.features_of_teacher(mine, examples, own, data_args, str(tmp_path))
+    with_types = distillation.add_teacher_types(mine, seen, model)
+    assert any(1 in types for types in mine["token_type_ids"])
+    assert with_types["teacher_token_type_ids"] == [[0] * len(tokens) for tokens in mine["input_ids"]]
+    assert with_types.features["teacher_token_type_ids"].feature.dtype == "int8"
+    # One that takes none, or the student's own, needs no column more.
+    for same, layout in ((own, "distilbert"), (students, "bert")):
+        seen = distillation.features_of_teacher(mine, examples, same, data_args, str(tmp_path))
+        assert distillation.add_teacher_types(mine, seen, small_model(layout, same)) is mine
+
+
+def test_inc_is_told_the_settings_of_the_distillation(teacher):
+    settings = {"temperature": 3.0, "loss_types": ("CE", "KL"), "loss_weights": (0.25, 0.75)}
+    config = distillation.distillation_config(settings, teacher)
+    assert config.teacher_model is teacher
+    assert config.optimizer == {}
+    expected = {"temperature": 3.0, "loss_types": ["CE", "KL"], "loss_weights": [0.25, 0.75]}
+    assert config.criterion.config == {"KnowledgeDistillationLoss": expected}
 
 
 def test_a_teacher_that_splits_texts_in_another_way_is_refused(tokenizer, tmp_path):

@@ -2,9 +2,9 @@
 
 import pytest
 import torch
-from transformers import BertConfig
+from transformers import BertConfig, BertModel
 
-from qa.compression.intermediate import intermediate_loss, layer_pairs
+from qa.compression.intermediate import comparison, intermediate_loss, layer_pairs, relation_loss, watch_values
 from qa.start.errors import UsageError
 
 
@@ -44,3 +44,44 @@ def test_the_loss_is_the_mean_square_over_tokens_and_pairs():
     loss.backward()
     assert student[1].grad is None
     assert not student[2].grad[mask == 0].any() and student[2].grad[mask == 1].all()
+
+
+def test_a_relative_loss_is_the_share_of_the_variance_that_is_not_met():
+    generator = torch.Generator().manual_seed(0)
+    teacher = [torch.randn(4, 50, 8, generator=generator) * scale + 3 for scale in (1, 100)]
+    mask, pairs = torch.ones(4, 50), [(0, 0), (1, 1)]
+    means = [torch.full_like(each, float(each.mean())) for each in teacher]
+    assert float(intermediate_loss(means, teacher, mask, pairs, relative=True)) == pytest.approx(1, abs=1e-2)
+    assert float(intermediate_loss(teacher, teacher, mask, pairs, relative=True)) == 0
+
+
+def test_relations_are_those_of_tokens_in_each_head():
+    settings = {"vocab_size": 50, "intermediate_size": 64}
+    model = BertModel(BertConfig(num_hidden_layers=2, hidden_size=64, num_attention_heads=4, **settings)).eval()
+    values = watch_values(model)
+    ids, mask = torch.arange(10)[None], (torch.arange(10) < 7).long()[None]
+    model(ids, attention_mask=mask)
+    assert list(values) == [f"encoder.layer.{layer}.attention.self.value" for layer in (0, 1)]
+    taught = {name: value.detach().clone() for name, value in values.items()}
+    pairs = [(0, 0), (1, 1)]
+    assert float(relation_loss(list(values.values()), list(taught.values()), mask, pairs, 4)) == pytest.approx(
+        0, abs=1e-6
+    )
+    # By hand, of one layer in which the student sees no difference between tokens.
+    name = next(iter(values))
+    found = relation_loss([torch.zeros_like(taught[name])], [taught[name]], mask, [(0, 0)], 4)
+    heads = taught[name][0, :7].view(7, 4, 16)
+    probabilities = torch.stack([(head @ head.T / 4).softmax(dim=-1) for head in heads.unbind(1)])
+    expected = (probabilities * (probabilities * 7).log()).sum(dim=-1).mean()
+    assert float(found) == pytest.approx(float(expected), rel=1e-3)
+
+
+def test_relations_compare_models_of_any_width_and_depth():
+    generator, mask = torch.Generator().manual_seed(0), torch.ones(2, 9)
+    teacher = [torch.randn(2, 9, 64, generator=generator) for _ in range(7)]
+    # Half of the width, and in it what makes the same products: each head of 16 as one of 8.
+    narrow = [each.unflatten(-1, (4, 16))[..., :8].flatten(-2) for each in teacher]
+    wide = [torch.cat((each.unflatten(-1, (4, 8)),) * 2, dim=-1).flatten(-2) / 2**0.25 for each in narrow]
+    compare = comparison({"loss": "relations", "layers": [1, 3]}, config(3, width=32), config(6))
+    assert float(compare([narrow[layer] for layer in (0, 2, 4, 6)], wide, mask)) == pytest.approx(0, abs=1e-6)
+    assert float(compare([narrow[layer] for layer in (0, 2, 4, 5)], wide, mask)) > 0.1

@@ -75,3 +75,16 @@ def test_what_the_model_cannot_do_is_a_line(settings, zeros, words):
 @pytest.mark.parametrize(("settings", "zeros"), [({}, 0.0), ({}, 0.5), (LOCK, 0.1)])
 def test_what_the_model_can_do_passes(settings, zeros):
     check_pruners(pruners_for(settings, model_of(zeros=zeros)))
+
+
+def test_a_cubic_schedule_takes_most_at_first():
+    settings = {"pruning_type": "magnitude", "sparsity_decay_type": "cubic", "pruning_scope": "local"}
+    (pruner,) = pruners_for({**settings, "end_step": 4}, model_of())
+    shares = []
+    for _ in range(6):
+        pruner.on_step_begin(0)
+        pruner.on_before_optimizer_step()
+        pruner.on_after_optimizer_step()
+        shares.append(sum(float((module.weight == 0).float().mean()) for module in pruner.modules.values()) / 4)
+    # 0.5 (1 - (1 - t) ** 3), in whole weights of 256.
+    assert shares == pytest.approx([0, 0.2891, 0.4375, 0.4922, 0.5, 0.5], abs=1 / 256)

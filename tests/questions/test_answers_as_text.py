@@ -60,7 +60,25 @@ def test_answers_survive_being_printed(pairs):
         ("[nan, None, NaN, 1]", [None, None, None, 1]),
         ("['...', 'a ... b']", ["...", "a ... b"]),
         ("-3", -3),
+        ("1_000", 1000),
+        ("-.5e1", -5),
         ("nan", None),
+        # One value in brackets, and a tuple of one.
+        ("(1)", 1),
+        ("(1,)", [1]),
+        ("((1, 2), (3))", [[1, 2], 3]),
+        # What Python joins, and what NumPy has no commas between.
+        ("('a' 'b')", "ab"),
+        ("['a', 'b' 'c' 'd']", ["a", "bcd"]),
+        ("['a' 'b' 'c']", ["a", "b", "c"]),
+        ("{1, 2}", {1, 2}),
+        ("{'a': 1, 'b': (2, 3),}", {"a": 1, "b": [2, 3]}),
+        ("{}", {}),
+        ("list()", []),
+        ("array(dtype=object)", []),
+        ("dict([('a', array([1], shape=(1,)))])", {"a": [1]}),
+        (r"['\d' r'\d']", [r"\d", r"\d"]),
+        ("[True, false]", [True, False]),
     ],
 )
 def test_printed_values(text, value):
@@ -75,19 +93,36 @@ def test_a_long_text_broken_by_the_pretty_printer_is_one():
 def test_what_numpy_shortens_is_told_apart():
     for array in (np.arange(2000), np.array(["a"] * 2000, dtype=object)):
         for text in (str(array), repr(array), repr({"text": array})):
-            with pytest.raises(ShortenedError):
+            with pytest.raises(ShortenedError, match=r"^it is shortened by '\.\.\.'$"):
                 value_of_text(text)
 
 
-@pytest.mark.parametrize(
-    "text",
-    [
-        *("Rome", "Rome, 3", "['a", "['a'] b", "", "(", "{'a': }", "array(", "array([1]", "f('x')", "open('x')"),
-        *("__import__('os').system('false')", "[" * 50_000, "0x" + "f" * 4000, "lambda: 1", "[x for x in 'ab']"),
+REFUSED = {
+    "there is no value": [
+        *(
+            "Rome",
+            "Rome, 3",
+            "['a",
+            "",
+            "(",
+            "{'a': }",
+            "{1: 2",
+            "f('x')",
+            "open('x')",
+            "__import__('os').system('false')",
+        ),
+        *("0x" + "f" * 4000, "lambda: 1", "[x for x in 'ab']", "<StringArray>\nLength: 2, dtype: string"),
     ],
-)
-def test_anything_else_is_refused(text):
-    with pytest.raises(ValueError, match=r"."):
+    "there is more behind the value": ["['a'] b", "[1] [2]", "[1, 2]\nLength: 2, dtype: string"],
+    "a bracket is open": ["array([1]", "array(1, ["],
+    "it is no mapping": ["{'a': 1, 'b'}", "{'a': 1, 2, 'c': 3}"],
+    "it is no printed value": ["[" * 50_000, "array(", "{[1]: 2}", "{[1]}", r"b'\xff'", r"'\x'"],
+}
+
+
+@pytest.mark.parametrize(("reason", "text"), [(reason, text) for reason, texts in REFUSED.items() for text in texts])
+def test_anything_else_is_refused(reason, text):
+    with pytest.raises(ValueError, match=f"^{reason}$"):
         value_of_text(text)
 
 

@@ -2,6 +2,7 @@
 
 import math
 
+import datasets
 import hypothesis
 import numpy as np
 import pytest
@@ -9,7 +10,11 @@ from conftest import ROOT
 from hypothesis import strategies as st
 from textbook import plain_normalize, plain_squad, plain_squad_v2
 
-from qa.questions.squad_metric import normalize_answer, squad_scores, squad_v2_scores
+from qa.questions.answers import Answers
+from qa.questions.features import dataset_of
+from qa.questions.scores import score
+from qa.questions.squad_metric import SquadQA, normalize_answer, squad_scores, squad_v2_scores
+from qa.start.arguments import DataTrainingArguments
 
 MODULE = str(ROOT / "qa/questions/squad_metric.py")
 
@@ -179,26 +184,87 @@ def as_inputs(texts, golds, odds=None):
     return {"predictions": predictions, "references": references}
 
 
-def test_squad_through_evaluate():
-    import evaluate
+@pytest.fixture(params=["loaded from the file", "imported"])
+def metric_of(request):
+    """The metric module of a configuration, as `evaluate` loads it into a module of its own, and as a class."""
 
+    def loaded(name):
+        import evaluate
+
+        return evaluate.load(MODULE, name, keep_in_memory=True)
+
+    def imported(name):
+        return SquadQA(config_name=name, keep_in_memory=True)
+
+    return imported if request.param == "imported" else loaded
+
+
+def test_squad_through_evaluate(metric_of):
     texts, golds, _ = random_case(np.random.default_rng(8))
-    metric = evaluate.load(MODULE, "squad", keep_in_memory=True)
-    assert_equal(metric.compute(**as_inputs(texts, golds)), plain_squad(texts, golds))
+    assert_equal(metric_of("squad").compute(**as_inputs(texts, golds)), plain_squad(texts, golds))
 
 
-def test_squad_v2_through_evaluate():
-    import evaluate
-
+def test_squad_v2_through_evaluate(metric_of):
     texts, golds, odds = random_case(np.random.default_rng(9), unanswerable=0.4)
-    metric = evaluate.load(MODULE, "squad_v2", keep_in_memory=True)
+    metric = metric_of("squad_v2")
     for threshold in (0.0, 2.0):
         found = metric.compute(**as_inputs(texts, golds, odds), no_answer_threshold=threshold)
         assert_equal(found, plain_squad_v2(texts, golds, odds, threshold))
+    # What is a probability is at most 1, so that without a threshold all predictions count.
+    probabilities = {identifier: 1 / (1 + np.exp(-value)) for identifier, value in odds.items()} | {"q0": 1.0}
+    found = metric.compute(**as_inputs(texts, golds, probabilities))
+    assert_equal(found, plain_squad_v2(texts, golds, probabilities, 1.0))
 
 
-def test_there_are_two_configurations():
-    import evaluate
+def test_there_are_two_configurations(metric_of):
+    with pytest.raises(ValueError, match=r"^There are the configurations squad and squad_v2, not 'squad_v3'\.$"):
+        metric_of("squad_v3")
 
-    with pytest.raises(ValueError, match="squad and squad_v2"):
-        evaluate.load(MODULE, "squad_v3", keep_in_memory=True)
+
+def test_the_module_says_what_it_takes_and_where_the_scores_come_from(metric_of):
+    metric = metric_of("squad")
+    assert metric.features["references"]["answers"].feature == {
+        "text": datasets.Value("string"),
+        "answer_start": datasets.Value("int64"),
+    }
+    assert metric.features["predictions"].keys() == {"id", "prediction_text"}
+    assert "in percent" in metric.description
+    assert "arXiv 1606.05250" in metric.citation
+    assert "no_answer_threshold" in metric.inputs_description
+
+
+def scored(golds, null_odds=None, threshold=0.0):
+    """Score the prediction "cat" for questions with these answers."""
+    rows = [
+        {
+            **{"id": f"q{number}", "title": "", "context": "cat", "question": ""},
+            "answers": gold and {"text": gold["text"], "answer_start": [0] * len(gold["text"])},
+        }
+        for number, gold in enumerate(golds)
+    ]
+    predictions = {row["id"]: "cat" for row in rows}
+    odds = null_odds and dict(zip(predictions, null_odds, strict=True))
+    data_args = DataTrainingArguments(
+        version_2_with_negative=null_odds is not None, null_score_diff_threshold=threshold
+    )
+    return score(dataset_of(rows), Answers(predictions, {}, odds), data_args)
+
+
+CAT, NONE = {"text": ["cat"]}, {"text": []}
+
+
+def test_only_questions_that_all_say_what_is_right_are_scored():
+    assert scored([CAT, {"text": ["dog", "cat"]}]) == {"exact_match": 100, "f1": 100}
+    assert scored([CAT, {"text": ["dog"]}]) == {"exact_match": 50, "f1": 50}
+    for golds in ([CAT, NONE], [None, CAT]):
+        assert scored(golds) == {}
+    assert scored([CAT, None], [0.0, 0.0]) == {}
+    # In SQuAD 2.0 that there is no answer may be what is right.
+    assert scored([CAT, NONE], [0.0, 0.0])["exact"] == 50
+
+
+def test_scores_know_the_threshold_that_answers_were_chosen_with():
+    golds, null_odds = [CAT, NONE, NONE], [0.5, 0.5, 1.5]
+    for threshold, exact in ((0.0, 200 / 3), (1.0, 200 / 3), (2.0, 100 / 3)):
+        assert scored(golds, null_odds, threshold)["exact"] == pytest.approx(exact)
+    assert scored(golds, null_odds, 1.0)["HasAns_exact"] == 100

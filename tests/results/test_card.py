@@ -11,6 +11,7 @@ from stand_in_hub import metadata_errors
 from qa.models.loading import name_on_hub
 from qa.results.card import write_card
 from qa.start.arguments import DataTrainingArguments
+from qa.start.processor import processor
 
 SCORED = {"eval_f1": 57.591, "eval_exact_match": 43.151, "eval_samples": 438}
 ON_HUB = DataTrainingArguments(dataset_name="squad_v2", dataset_config_name="plain")
@@ -139,6 +140,7 @@ def test_each_kind_of_model_is_loaded_its_own_way(config, library, lines, folder
     for line in lines:
         assert line in loading
     assert ("intel_extension_for_pytorch" in loading) == (config.get("backend") == "ipex")
+    assert ("Made and measured on a processor with " in loading) == (library == "optimum-intel")
     assert ("optimum" in loading) == (library == "optimum-intel")
 
 
@@ -160,6 +162,8 @@ def test_exported_models_are_loaded_by_their_engine(export_format, library, line
     assert card.data.library_name == library
     assert card.data.tags == [export_format, "int8"]
     assert "neural" not in section(text, "How to load it")
+    sets = ", ".join(processor()[1]) or "plain instructions"
+    assert f"Made and measured on a processor with {sets}. Without VNNI" in section(text, "How to load it")
 
 
 def test_an_export_in_fp32_is_not_called_int8(folder):

@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 
+import forked_main
 import pytest
 from conftest import ROOT, SAMPLE
 from huggingface_hub import ModelCard
@@ -36,18 +37,26 @@ MODEL = {
 }
 
 
-@pytest.fixture
-def hub():
+@pytest.fixture(scope="module")
+def hub_of_all():
     with running_hub() as hub:
+        variables = {**os.environ, "HF_ENDPOINT": hub.url}
+        del variables["HF_HUB_OFFLINE"]
+        hub.variables = variables
         yield hub
 
 
-def run(words, tmp_path, endpoint, **environment):
+@pytest.fixture
+def hub(hub_of_all):
+    hub_of_all.forget()
+    return hub_of_all
+
+
+def run(words, tmp_path, hub, **environment):
     script, *flags = words
-    environment = {**os.environ, "HF_ENDPOINT": endpoint, **environment}
-    del environment["HF_HUB_OFFLINE"]
-    words = [sys.executable, str(ROOT / script), *flags, "--output_dir", str(tmp_path / "out")]
-    return subprocess.run(words, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300)
+    flags += ["--output_dir", tmp_path / "out"]
+    environment = {**hub.variables, **environment}
+    return forked_main.run(script, *flags, cwd=tmp_path, imported_in=hub.variables, env=environment)
 
 
 def assert_arrived(hub, out, name, files):
@@ -69,7 +78,7 @@ def assert_arrived(hub, out, name, files):
 
 @pytest.mark.recipe
 def test_a_quantized_model_arrives(hub, tmp_path):
-    finished = run([*DYNAMIC, "--report", "--hub_token", TOKEN, "--hub_private_repo"], tmp_path, hub.url)
+    finished = run([*DYNAMIC, "--report", "--hub_token", TOKEN, "--hub_private_repo"], tmp_path, hub)
     assert finished.returncode == 0, finished.stderr
     assert f"sent to {hub.url}/tester/out" in finished.stdout
     assert hub.repositories.keys() == {"tester/out"} and hub.repositories["tester/out"]["private"]
@@ -82,7 +91,7 @@ def test_a_quantized_model_arrives(hub, tmp_path):
 @pytest.mark.recipe
 def test_a_trained_model_arrives_once_and_without_checkpoints(hub, tmp_path):
     flags = ["--hub_model_id", "tester/pruned", "--report_to", "tensorboard"]
-    finished = run([*PRUNING, *flags], tmp_path, hub.url, HF_TOKEN=TOKEN)
+    finished = run([*PRUNING, *flags], tmp_path, hub, HF_TOKEN=TOKEN)
     assert finished.returncode == 0, finished.stderr
     assert hub.repositories.keys() == {"tester/pruned"} and not hub.repositories["tester/pruned"].get("private")
     assert list((tmp_path / "out").glob("checkpoint-*")) and (tmp_path / "out" / "runs").is_dir()
@@ -91,7 +100,7 @@ def test_a_trained_model_arrives_once_and_without_checkpoints(hub, tmp_path):
 
 @pytest.mark.recipe
 def test_an_exported_model_arrives(hub, tmp_path):
-    finished = run([*EXPORT, "--hub_token", TOKEN], tmp_path, hub.url)
+    finished = run([*EXPORT, "--hub_token", TOKEN], tmp_path, hub)
     assert finished.returncode == 0, finished.stderr
     files = MODEL - {"inc_config.json", "pytorch_model.bin"} | {"model.onnx"}
     assert_arrived(hub, tmp_path / "out", "tester/out", files)
@@ -100,7 +109,7 @@ def test_an_exported_model_arrives(hub, tmp_path):
 @pytest.mark.recipe
 def test_a_hub_that_fails_at_the_end_leaves_the_model_in_its_folder(hub, tmp_path):
     hub.is_full = True
-    finished = run([*DYNAMIC, "--hub_token", TOKEN], tmp_path, hub.url)
+    finished = run([*DYNAMIC, "--hub_token", TOKEN], tmp_path, hub)
     assert finished.returncode == 1
     assert finished.stderr.splitlines()[-1].startswith(f"error: the model is in {tmp_path / 'out'}, but {hub.url}")
     assert {path.name for path in (tmp_path / "out").iterdir()} >= MODEL
@@ -110,7 +119,7 @@ def test_a_hub_that_fails_at_the_end_leaves_the_model_in_its_folder(hub, tmp_pat
 @pytest.mark.recipe
 @pytest.mark.parametrize("script", [DYNAMIC, PRUNING, EXPORT], ids=lambda words: words[0])
 def test_a_token_that_the_hub_does_not_know_is_refused_at_once(script, hub, tmp_path):
-    assert_refused(run([*script, "--hub_token", "hf_wrong"], tmp_path, hub.url), tmp_path, [hub.url, "--hub_token"])
+    assert_refused(run([*script, "--hub_token", "hf_wrong"], tmp_path, hub), tmp_path, [hub.url, "--hub_token"])
     assert hub.requests == ["/api/whoami-v2"]
 
 
@@ -118,7 +127,11 @@ def test_a_token_that_the_hub_does_not_know_is_refused_at_once(script, hub, tmp_
 def test_a_hub_that_does_not_answer_is_refused_at_once(tmp_path):
     with running_hub() as gone:
         pass
-    finished = run([*DYNAMIC, "--hub_token", TOKEN], tmp_path, gone.url)
+    script, *flags = DYNAMIC
+    variables = {**os.environ, "HF_ENDPOINT": gone.url}
+    del variables["HF_HUB_OFFLINE"]
+    words = [sys.executable, str(ROOT / script), *flags, "--hub_token", TOKEN, "--output_dir", str(tmp_path / "out")]
+    finished = subprocess.run(words, cwd=tmp_path, env=variables, capture_output=True, text=True, timeout=300)
     assert_refused(finished, tmp_path, ["--push_to_hub", gone.url, "cannot be reached"])
 
 

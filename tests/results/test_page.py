@@ -55,6 +55,7 @@ def report(changes=(), f1=79.5, latency=5.0):
         "untrained_head": False,
         "questions": 400,
         "processor": "a processor",
+        "instruction_sets": ["avx2", "vnni"],
         "models": {"original": model(80.0, 10.0, 90.0), "result": model(f1, latency, 30.0, f1 - 80.0)},
         "sparsity": 0.5,
         "sparsity_per_op": {"layer.0": 0.4, "layer.1": 0.6},
@@ -214,6 +215,7 @@ def pages(tmp_path_factory):
 
 def run_numbers(f1, latency, size_mb, change=None):
     numbers = {"latency_ms": latency, "batch_size": 8, "questions_per_second": 9.0, "peak_memory_mb": 500.0}
+    numbers |= {"libraries_memory_mb": 400.0}
     numbers |= {"questions": 400, "size_mb": size_mb, "f1": f1, "f1_interval": [f1 - 2, f1 + 2], "exact_match": f1}
     if change is not None:
         numbers |= {"f1_change": change, "f1_change_interval": [change - 1, change + 1], "times_as_fast": 10 / latency}

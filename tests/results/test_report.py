@@ -17,7 +17,7 @@ from qa.results import plots
 from qa.results.comparison import compare_runs, pareto_front, print_results, side_by_side
 from qa.results.measure import bootstrap_means, interval, timed_rows
 from qa.results.page import LARGEST_PAGE
-from qa.results.report import changed_answers, compare_scores
+from qa.results.report import changed_answers, compare_scores, report_table
 from qa.results.tables import markdown_table, text_table
 from qa.start.errors import UsageError
 from report_qa import main
@@ -185,6 +185,9 @@ def test_a_report_says_what_became_of_the_model(name, runs):
             assert 0 < speed["p50_ms"] <= speed["p95_ms"]
             assert speed["questions_per_second"] > 0
             assert speed["peak_memory_mb"] > model["libraries_memory_mb"]
+    memory = [[float(cell.split()[0]) for cell in row[1:]] for row in report_table(report) if "memory" in row[0]]
+    _, added, libraries, both = memory  # that of batches of 1 comes first
+    assert np.add(added, libraries) == pytest.approx(both, rel=1e-3)  # four digits are shown
     answers = [read(runs / run_name, "eval_predictions.json") for run_name in ("fp32", name)]
     changed = {identifier for identifier in answers[0] if answers[0][identifier] != answers[1][identifier]}
     assert {change["id"] for change in report["changed_answers"]} == changed

@@ -1,6 +1,7 @@
 """A table over every argument: it works, is refused, or has no effect and the run says so."""
 
 import dataclasses
+import os
 
 import pytest
 from conftest import SAMPLE
@@ -8,6 +9,7 @@ from transformers import TrainingArguments
 from transformers.training_args import OptimizerNames
 
 import export_qa
+import prune_encoder_qa
 import run_qa
 import run_qa_post_training
 from qa.start import arguments_checks
@@ -24,7 +26,7 @@ from qa.start.arguments_checks import (
 from qa.start.errors import UsageError
 from qa.start.run import Run
 
-SCRIPTS = {script.__name__: script for script in (run_qa, run_qa_post_training, export_qa)}
+SCRIPTS = {script.__name__: script for script in (run_qa, run_qa_post_training, export_qa, prune_encoder_qa)}
 # Arguments of ours that do what they say whatever else is given, each with the file of tests that sees it.
 OURS = {
     "tests/start/test_arguments.py": ("model_name_or_path", "config_name", "tokenizer_name", "cache_dir"),
@@ -33,7 +35,9 @@ OURS = {
         *("n_best_size", "max_answer_length"),
     ),
     "tests/questions/test_examples.py": ("dataset_name", "version_2_with_negative"),
-    "tests/commands": (*("apply_quantization", "apply_pruning", "apply_distillation", "report", "export_format"),),
+    "tests/commands": (
+        *("apply_quantization", "apply_pruning", "apply_distillation", "report", "export_format", "steps"),
+    ),
 }
 
 
@@ -113,6 +117,7 @@ def test_what_only_a_training_looks_at_has_no_effect_without_one(script, words, 
         ("run_qa", ["--null_score_diff_threshold", "2"], ["--null_score_diff_threshold", "--version_2_with_negative"]),
         ("run_qa", ["--test_file", SAMPLE / "dev.json"], ["--test_file", "--do_predict"]),
         ("run_qa", ["--model_revision", "v2"], ["--model_revision", "a model on the hub"]),
+        ("run_qa without training", ["--bf16"], ["--bf16", "--do_train"]),
         ("run_qa_post_training", ["--use_ipex"], ["--use_ipex", "--apply_quantization"]),
         ("run_qa_post_training", ["--bf16"], ["--bf16", "--apply_quantization"]),
         ("run_qa_post_training", ["--verify_loading"], ["--verify_loading", "a model that is saved"]),
@@ -127,7 +132,8 @@ def test_what_only_a_training_looks_at_has_no_effect_without_one(script, words, 
     ids=lambda value: value[0] if isinstance(value, list) else "",
 )
 def test_what_works_with_another_argument_only_says_so(script, words, expected, check):
-    notes = check(SCRIPTS[script], *words)
+    name, _, without_training = script.partition(" ")
+    notes = check(SCRIPTS[name], *words, trains=not without_training)
     assert len(notes) == 1
     assert notes[0].startswith(f"note: {expected[0]} has no effect without")
     assert expected[1] in notes[0]
@@ -136,6 +142,33 @@ def test_what_works_with_another_argument_only_says_so(script, words, expected, 
 def test_what_works_is_passed_over_in_silence(check):
     words = ["--eval_strategy", "steps", "--eval_steps", "5", "--optim", "sgd", "--neftune_noise_alpha", "5"]
     assert check(run_qa, *words, "--apply_pruning", "--target_sparsity", "0.5", "--verify_loading") == []
+
+
+@pytest.mark.parametrize(
+    ("words", "has_bf16", "launched", "named"),
+    [
+        (["--bf16"], True, None, None),
+        (["--bf16"], True, "bf16", None),
+        (["--bf16"], False, None, "--bf16: this processor has no bf16 instructions"),
+        ([], True, "no", None),
+        ([], True, "bf16", "accelerate launch --mixed_precision bf16"),
+        (["--bf16"], True, "fp16", "accelerate launch --mixed_precision fp16"),
+    ],
+)
+def test_bf16_is_for_processors_that_have_it_and_asked_for_by_its_own_flag(
+    words, has_bf16, launched, named, check, monkeypatch
+):
+    monkeypatch.setattr(arguments_checks, "processor", lambda: ("one", ["avx512", "bf16"] if has_bf16 else ["avx512"]))
+    monkeypatch.delenv("ACCELERATE_MIXED_PRECISION", raising=False)
+    if launched is not None:
+        monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", launched)
+    if named is None:
+        assert check(run_qa, *words) == []
+    else:
+        with pytest.raises(UsageError, match=named):
+            check(run_qa, *words)
+    # TrainingArguments would leave it there, for the next training of the process.
+    assert os.environ.get("ACCELERATE_MIXED_PRECISION") == launched
 
 
 @pytest.mark.parametrize("name", ["fsdp", "deepspeed", "use_liger_kernel"])

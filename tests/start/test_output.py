@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -11,7 +12,7 @@ import pytest
 from conftest import ROOT
 
 from qa.start import output
-from qa.start.errors import UsageError
+from qa.start.errors import SaveError, UsageError
 
 MADE_FROM = {
     "settings": {"seed": 42},
@@ -49,7 +50,9 @@ def run(folder, made_from=MADE_FROM, overwrite=False, texts=("config.json", "pyt
 def test_the_files_of_a_finished_run_are_listed_with_their_sizes(tmp_path):
     run(tmp_path, texts=["config.json", "runs/events", "checkpoint-6/model.safetensors"])
     (tmp_path / "notes.txt").write_text("mine")
-    listed = json.loads((tmp_path / "run.json").read_text())["files"]
+    written = json.loads((tmp_path / "run.json").read_text())
+    assert (tmp_path / "run.json").read_text() == json.dumps(written, indent=2, sort_keys=True) + "\n"
+    listed = written["files"]
     size = len(json.dumps(MADE_FROM))
     assert listed == {"config.json": size, "runs/events": size, "checkpoint-6/model.safetensors": size}
 
@@ -58,14 +61,59 @@ def test_the_same_run_again_is_told_that_it_is_finished(tmp_path):
     run(tmp_path)
     earlier = output.claim_output_dir(tmp_path, MADE_FROM, False)
     assert earlier["verified"] and set(earlier["files"]) == {"config.json", "pytorch_model.bin", "README.md"}
-    assert "files" not in output.read_run(tmp_path)  # a kill from here on leaves a run that is not finished
+    # A kill from here on leaves a run that is not finished.
+    assert (tmp_path / "run.json").read_text() == json.dumps({"made_from": MADE_FROM}, indent=2, sort_keys=True) + "\n"
     assert output.claim_output_dir(tmp_path, MADE_FROM, False) == {}
 
 
 def test_a_run_made_from_something_else_is_named_and_refused(tmp_path):
     run(tmp_path)
-    with pytest.raises(UsageError, match=r"--train_file or --dataset_name ab12 \(now cd34\)"):
+    differences = "--train_file or --dataset_name ab12 (now cd34); "
+    way_out = "name another folder, or give --overwrite_output_dir, which replaces what these scripts wrote"
+    with pytest.raises(UsageError, match=f"{re.escape(differences + way_out)}$"):
         output.check_owner(tmp_path, OTHER, overwrite=False)
+
+
+def test_a_checkpoint_in_a_folder_of_another_run_is_refused(tmp_path):
+    run(tmp_path)
+    output.check_owner(tmp_path, MADE_FROM, overwrite=False, resumed=True)
+    with pytest.raises(UsageError, match=r"ab12 \(now cd34\); name another output folder$"):
+        output.check_owner(tmp_path, OTHER, overwrite=True, resumed=True)
+    (tmp_path / "run.json").unlink()
+    with pytest.raises(
+        UsageError, match=r"^--resume_from_checkpoint lies in .* None \(now ab12\); seed None \(now 42\)"
+    ):
+        output.check_owner(tmp_path, MADE_FROM, overwrite=True, resumed=True)
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", '["made_from"]', '{"files": {}}', "\udcff"])
+def test_a_file_called_run_json_that_is_no_runs_is_nobodys(text, tmp_path):
+    (tmp_path / "run.json").write_text(text, encoding="utf-8", errors="surrogateescape")
+    assert output.read_run(tmp_path) == {}
+    with pytest.raises(UsageError, match=r"holds other things \(run.json\); name another folder"):
+        output.check_owner(tmp_path, MADE_FROM, overwrite=False)
+
+
+def test_a_folder_is_made_with_those_around_it_for_all_who_may_write(tmp_path):
+    folder = tmp_path / "a" / "b"
+    output.claim_output_dir(folder, MADE_FROM, False)
+    umask = os.umask(0)
+    os.umask(umask)
+    assert (folder / ".lock").stat().st_mode & 0o777 == 0o666 & ~umask
+
+
+def test_a_lock_that_somebody_removed_is_given_back_as_well(tmp_path):
+    output.claim_output_dir(tmp_path, MADE_FROM, False)
+    (tmp_path / ".lock").unlink()
+    output.leave_folders(failed=False)
+    assert contents(tmp_path).keys() == {"run.json"}
+    run(tmp_path)
+
+
+def test_a_folder_that_cannot_be_made_is_told(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(SaveError, match=f"^{tmp_path}/file/out cannot be written .*Not a directory"):
+        output.claim_output_dir(tmp_path / "file" / "out", MADE_FROM, False)
 
 
 def test_overwriting_removes_what_the_run_wrote_and_nothing_else(tmp_path):
@@ -89,6 +137,20 @@ def test_what_no_run_wrote_is_never_replaced(name, tmp_path):
     with pytest.raises(UsageError, match=re.escape(name)):
         run(tmp_path, overwrite=True)
     assert contents(tmp_path) == before
+
+
+@pytest.mark.parametrize(("count", "dots"), [(3, ""), (4, ", ...")])
+def test_at_most_three_names_are_told(count, dots, tmp_path):
+    names = ["a.txt", "b.txt", "c.txt", "d.txt"][:count]
+    for name in names:
+        (tmp_path / name).write_text("mine")
+    with pytest.raises(UsageError, match=rf"holds other things \(a.txt, b.txt, c.txt{dots}\); name another"):
+        output.check_owner(tmp_path, MADE_FROM, overwrite=False)
+    output.check_owner(tmp_path, MADE_FROM, overwrite=True)  # it would replace none of them
+    for name in names:
+        (tmp_path / name).rename(tmp_path / f"report.{name[0]}")
+    with pytest.raises(UsageError, match=rf": report.a, report.b, report.c{dots} would be replaced, and was not"):
+        output.check_owner(tmp_path, MADE_FROM, overwrite=True)
 
 
 def test_a_file_that_was_changed_since_is_nobody_elses_to_replace(tmp_path):
@@ -117,6 +179,64 @@ def test_what_is_overwritten_waits_until_the_new_run_is_whole(failed, tmp_path):
     assert contents(tmp_path / ".replaced") == before
     output.finish(tmp_path, verified=False)
     assert set(contents(tmp_path)) == {"run.json"}
+
+
+def test_folders_in_folders_are_set_aside_and_put_back(tmp_path):
+    run(tmp_path)
+    deep = tmp_path / "runs" / "day" / "hour"
+    deep.mkdir(parents=True)
+    (deep / "events").write_text("x")
+    output.finish(tmp_path, verified=True)
+    before = contents(tmp_path)
+    output.claim_output_dir(tmp_path, OTHER, overwrite=True)
+    assert not (tmp_path / "runs").exists()
+    output.leave_folders(failed=True)
+    assert contents(tmp_path) == before
+
+
+def test_the_same_run_overwritten_begins_anew_and_resumed_goes_on(tmp_path):
+    run(tmp_path, texts=["checkpoint-6/model.safetensors"])
+    before = contents(tmp_path)
+    assert output.claim_output_dir(tmp_path, MADE_FROM, overwrite=True) == {}
+    assert contents(tmp_path / ".replaced") == before
+    output.leave_folders(failed=True)
+    assert contents(tmp_path) == before
+    earlier = output.claim_output_dir(tmp_path, MADE_FROM, overwrite=True, resumed=True)
+    assert earlier == json.loads(before["run.json"])
+    (tmp_path / "checkpoint-6" / "model.safetensors").write_text("as a training changes what it goes on from")
+    output.claim_output_dir(tmp_path, MADE_FROM, overwrite=True, resumed=True)
+    assert not (tmp_path / ".replaced").exists()
+    with pytest.raises(UsageError, match="resume_from_checkpoint lies in"):
+        output.claim_output_dir(tmp_path, OTHER, overwrite=True, resumed=True)
+
+
+def test_what_a_kill_left_half_written_is_removed(tmp_path):
+    output.claim_output_dir(tmp_path, MADE_FROM, overwrite=False)
+    (tmp_path / ".unfinished-config.json").write_text("{")
+    (tmp_path / ".unfinished-checkpoint-3").mkdir()
+    (tmp_path / ".unfinished-checkpoint-3" / "model.safetensors").write_text("half")
+    output.claim_output_dir(tmp_path, MADE_FROM, overwrite=False)
+    assert not list(tmp_path.glob(".unfinished*"))
+
+
+def test_what_answering_has_to_know_is_kept(tmp_path):
+    output.claim_output_dir(tmp_path, MADE_FROM, False)
+    output.finish(tmp_path, verified=False, answering={"max_seq_length": 96})
+    expected = {"made_from": MADE_FROM, "verified": False, "answering": {"max_seq_length": 96}, "files": {}}
+    assert output.read_run(tmp_path) == expected
+    output.finish(tmp_path, verified=True)
+    assert output.read_run(tmp_path) == {**expected, "verified": True, "answering": {}}
+
+
+def test_what_an_earlier_run_had_replaced_does_not_come_back(tmp_path):
+    """A run may be killed when it is whole, and before what it replaces is gone."""
+    run(tmp_path)
+    before = contents(tmp_path)
+    (tmp_path / ".replaced").mkdir()
+    (tmp_path / ".replaced" / "training_args.bin").write_text("older")
+    output.claim_output_dir(tmp_path, OTHER, overwrite=True)
+    output.leave_folders(failed=True)
+    assert contents(tmp_path) == before
 
 
 def test_a_failed_run_keeps_its_checkpoints(tmp_path):
@@ -161,7 +281,7 @@ def test_an_input_behind_a_link_counts_as_well(tmp_path):
 def test_the_checkpoint_of_another_run_is_refused(tmp_path):
     checkpoint = tmp_path / "checkpoint-4"
     checkpoint.mkdir()
-    with pytest.raises(UsageError, match="does not say what it was made from"):
+    with pytest.raises(UsageError, match=r"does not say what it was made from \(run.json\); .* of run_qa.py$"):
         output.check_checkpoint(checkpoint, MADE_FROM)
     (checkpoint / "run.json").write_text(json.dumps({"made_from": OTHER}))
     with pytest.raises(UsageError, match=r"cd34 \(now ab12\)"):
@@ -200,6 +320,37 @@ def test_a_folder_that_is_claimed_twice_has_one_lock(tmp_path):
         output.claim_output_dir(tmp_path, MADE_FROM, False)
     opened = [os.path.realpath(link) for link in Path("/proc/self/fd").iterdir()]
     assert opened.count(str(tmp_path / output.LOCK_FILE)) == 1
+
+
+def test_another_process_joins_the_run_of_the_first(tmp_path, monkeypatch):
+    output.claim_output_dir(tmp_path, MADE_FROM, False)
+    before = contents(tmp_path)
+    monkeypatch.setenv("RANK", "1")
+    output.claim_output_dir(tmp_path, MADE_FROM, False)
+    with pytest.raises(UsageError, match=r"different arguments: --train.* cd34 \(rank 0: ab12\); give all the same$"):
+        output.claim_output_dir(tmp_path, OTHER, False)
+    assert contents(tmp_path) == before
+
+
+@pytest.mark.parametrize("seen", [True, False])
+def test_another_process_waits_until_it_sees_the_folder_of_the_first(seen, tmp_path, monkeypatch):
+    slept = []
+
+    def sleep(seconds):
+        slept.append(seconds)
+        if seen and len(slept) == 5:
+            (tmp_path / "run.json").write_text(json.dumps({"made_from": MADE_FROM}))
+
+    monkeypatch.setenv("RANK", "1")
+    monkeypatch.setattr(output.time, "sleep", sleep)
+    monkeypatch.setattr(output.time, "monotonic", lambda: 1000 + sum(slept))
+    if seen:
+        output.claim_output_dir(tmp_path, MADE_FROM, False)
+        assert sum(slept) == 5
+    else:
+        with pytest.raises(UsageError, match=f"on {socket.gethostname()} is not the folder .*; name one that all"):
+            output.claim_output_dir(tmp_path, MADE_FROM, False)
+        assert sum(slept) == output.SEEN_AFTER
 
 
 @pytest.mark.parametrize(
