@@ -58,6 +58,7 @@ class OptimizationArguments(OutcomeArguments):
     # No arguments: what the checks of all commands ask about.
     takes_questions = False
     apply_pruning = True
+    prune_heads = prune_ffn = None
 
 
 def prune(model, sparsity):
@@ -177,7 +178,11 @@ def main():
     note_effects(run, training)
     run.hub = hub_of(training_args)
     if training:
-        run.settings = {"pruning": settings_for_pruning(optimization_args)}
+        run.settings = settings_for_pruning(optimization_args)
+        if "slimming" in run.settings:
+            raise UsageError(
+                "--pruning_config: its auto_slim, heads and channels taken out, is for run_qa.py; drop it"
+            )
     read_inputs(run, {"train": training}, load=load_texts)
 
     # The heavy libraries are loaded only now that nothing more can be said about the input.
