@@ -49,7 +49,8 @@ class OptimizationArguments(OutcomeArguments):
         default=None, metadata={"help": "Step at which pruning ends (half of the training, if left out)."}
     )
     pruning_approach: str = field(
-        default="magnitude", metadata={"help": "How weights are chosen.", "choices": list(PRUNING_APPROACHES)}
+        default="magnitude",
+        metadata={"help": "How weights are chosen, as in run_qa.py.", "choices": list(PRUNING_APPROACHES)},
     )
     pruning_config: str | None = field(
         default=str(CONFIG_DIR / "prune_encoder.yml"), metadata={"help": "YAML file with INC's pruning settings."}
@@ -58,7 +59,6 @@ class OptimizationArguments(OutcomeArguments):
     # No arguments: what the checks of all commands ask about.
     takes_questions = False
     apply_pruning = True
-    prune_heads = prune_ffn = None
 
 
 def prune(model, sparsity):
@@ -181,7 +181,8 @@ def main():
         run.settings = settings_for_pruning(optimization_args)
         if "slimming" in run.settings:
             raise UsageError(
-                "--pruning_config: its auto_slim, heads and channels taken out, is for run_qa.py; drop it"
+                f"--pruning_config {optimization_args.pruning_config} takes heads or channels out (auto_slim, mha); "
+                "give it to run_qa.py, and here one without"
             )
     read_inputs(run, {"train": training}, load=load_texts)
 

@@ -230,6 +230,14 @@ def note_effects(run, trains=False):
             print(f"note: --{name} has no effect without {companion}")
 
 
+def check_criterion(settings, path, do_eval):
+    """Refuse quantization settings, from the file `path`, whose accuracy criterion has no questions to be tried on."""
+    if "accuracy_criterion" in settings and not do_eval:
+        raise UsageError(
+            f"{path} has an accuracy criterion, which is tuned on the validation questions: give --do_eval"
+        )
+
+
 def _check_training(args):
     if args.fp16 and args.use_cpu:
         raise UsageError("--fp16 is for GPUs, and this run is on a CPU; leave it out")

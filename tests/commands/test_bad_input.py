@@ -99,6 +99,7 @@ def arguments(name, content):
         written = content
         if isinstance(content, str):
             good = {flag[2:]: str(value) for flag, value in good_flags("run_qa_post_training", folder).items()}
+            good.pop(content[1:].partition(":")[0], None)
             written = (yaml.safe_dump(good) + content[1:] if content.startswith("+") else content).encode()
         if content is not None:
             (folder / name).write_bytes(written)

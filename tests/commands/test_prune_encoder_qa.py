@@ -117,6 +117,7 @@ def test_sparsity_grows_and_stays_through_a_kill_and_stage_1(tmp_path, tokenizer
         (["--train_file", "text.txt"], "--train_file text.txt: there is no such file"),
         (["--do_eval", "--validation_file", SAMPLE / "dev.json"], "--do_eval is about questions"),
         (["--train_file", SAMPLE / "train.json", "--pruning_approach", "lottery"], "lottery"),
+        (["--train_file", SAMPLE / "train.json", "--pruning_config", "prune_slim.yml"], "takes heads or channels out"),
         (["--train_file", ROOT / "README.md"], ".txt"),
     ],
 )

@@ -5,7 +5,15 @@ import hypothesis
 import pytest
 from hypothesis import strategies as st
 
-from qa.compression.schedule import PRUNING_APPROACHES, fit_schedule, is_locked, merge_flags, pruners_of
+from qa.compression.schedule import (
+    PRUNING_APPROACHES,
+    check_pruner,
+    fit_schedule,
+    is_locked,
+    merge_flags,
+    pruners_of,
+    share_of_pattern,
+)
 from qa.compression.settings import pruning_settings, settings_for_pruning
 from qa.start.errors import UsageError
 
@@ -198,3 +206,196 @@ def test_a_file_is_read_and_told_of_once(tmp_path, capsys):
     (tmp_path / "own.yml").write_text(OLDER, encoding="utf-8")
     settings_for_pruning(Arguments(pruning_config=str(tmp_path / "own.yml"), prune_ffn=0.5))
     assert capsys.readouterr().out.count("\n") == 1
+
+
+# --- the parts ---
+
+
+@pytest.mark.parametrize(
+    ("pattern", "share"),
+    [
+        *(("2:4", 0.5), ("1:4", 0.25), ("tile_pattern_4:8", 0.5), ("10:16", 0.625), ("9999:9999", 1)),
+        *(("4x1", 1), ("1xchannel", 1), ("2:0", 1), ("12345:9", 1), ("1:12345", 1), ("x2:4", 1)),
+    ],
+)
+def test_what_a_pattern_can_prune(pattern, share):
+    assert share_of_pattern(pattern) == share
+
+
+LOCKED = {"pruning_type": "pattern_lock"}
+LITTLE_BY_LITTLE = (
+    "; snip_progressive fills blocks little by little: give a pattern of at least 4 weights, as 4x1 or 4:8"
+)
+NO_SCHEDULE = "; pattern_lock has no schedule, it keeps the zeros of the first step: leave start_step and end_step out"
+ALL_THAT = "which is all that the pattern {} and max_sparsity_ratio_per_op allow"
+
+
+@pytest.mark.parametrize(
+    ("pruner", "message"),
+    [
+        ({"start_step": 5, "end_step": 4}, "--end_step is 4; give at least start_step, which is 5"),
+        ({"start_epoch": 2.5, "end_epoch": 0}, "--end_epoch is 0; give at least start_epoch, which is 2.5"),
+        ({**LOCKED, "end_step": 7}, "--end_step is 7" + NO_SCHEDULE),
+        ({**LOCKED, "start_step": 3}, "--start_step is 3" + NO_SCHEDULE),
+        ({"target_sparsity": 0.99}, f"--target_sparsity is 0.99; give at most 0.98, {ALL_THAT.format('4x1')}"),
+        (
+            {"target_sparsity": 0.6, "pattern": "2:4"},
+            f"--target_sparsity is 0.6; give at most 0.5, {ALL_THAT.format('2:4')}",
+        ),
+        (
+            {"min_sparsity_ratio_per_op": 0.7, "max_sparsity_ratio_per_op": 0.6, "target_sparsity": 0.65},
+            f"--min_sparsity_ratio_per_op is 0.7; give at most 0.6, {ALL_THAT.format('4x1')}",
+        ),
+        (
+            {**LOCKED, "min_sparsity_ratio_per_op": 0.99},
+            f"--min_sparsity_ratio_per_op is 0.99; give at most 0.98, {ALL_THAT.format('4x1')}",
+        ),
+        (
+            {"min_sparsity_ratio_per_op": 0.4, "target_sparsity": 0.2},
+            "--min_sparsity_ratio_per_op is 0.4; give at most 0.2, which is target_sparsity",
+        ),
+        *(
+            ({"pruning_type": "snip_progressive", "pattern": pattern}, f"--pattern is {pattern}{LITTLE_BY_LITTLE}")
+            for pattern in ("1x1", "3x1", "1x2", "2:4", "3:16")
+        ),
+    ],
+)
+def test_a_pruner_that_contradicts_itself_is_refused_by_name(pruner, message):
+    with pytest.raises(UsageError) as refusal:
+        check_pruner(pruner, lambda key: f"--{key}")
+    assert str(refusal.value) == message
+
+
+@pytest.mark.parametrize(
+    "pruner",
+    [
+        {},
+        {"start_step": 5, "end_step": 5, "start_epoch": 1, "end_epoch": 1},
+        *({"start_step": 5, "end_step": None}, {"start_step": None, "end_step": 0}, {**LOCKED, "start_step": 0}),
+        {**LOCKED, "end_epoch": 2, "target_sparsity": 0.99, "min_sparsity_ratio_per_op": 0.5, "pattern": "1x1"},
+        {"target_sparsity": 0.98, "min_sparsity_ratio_per_op": 0.98},
+        {"target_sparsity": 0.99, "max_sparsity_ratio_per_op": 0.99},
+        {"min_sparsity_ratio_per_op": 0.9},
+        {"pruning_type": "snip", "pattern": "1x1"},
+        *(
+            {"pruning_type": "snip_progressive", "pattern": pattern}
+            for pattern in ("4x1", "1x4", "2x2", "4:8", "channelx1", "1xchannel")
+        ),
+        {"pruning_type": "snip_progressive"},
+    ],
+)
+def test_a_pruner_that_goes_together_is_left_alone(pruner):
+    check_pruner(pruner, str)
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        ({"pattern": "1x1"}, [{"pattern": "1x1"}]),
+        ({"pattern": "1x1", "pruning_configs": []}, [{"pattern": "1x1"}]),
+        # What is local wins; a local step also over an epoch for all.
+        (
+            {
+                "start_epoch": 1,
+                "end_epoch": 2,
+                "pattern": "1x1",
+                "pruning_configs": [{"end_step": 9}, {"pattern": "4x1"}],
+            },
+            [
+                {"start_epoch": 1, "pattern": "1x1", "end_step": 9},
+                {"start_epoch": 1, "end_epoch": 2, "pattern": "4x1"},
+            ],
+        ),
+        # The schedule of pattern_lock is none for others.
+        (
+            {
+                **LOCKED,
+                "start_step": 0,
+                "end_step": 0,
+                "end_epoch": 0,
+                "pruning_configs": [{"pruning_type": "snip"}, {}],
+            },
+            [{"pruning_type": "snip"}, {**LOCKED, "start_step": 0, "end_step": 0, "end_epoch": 0}],
+        ),
+    ],
+)
+def test_what_is_local_to_a_pruner_wins(settings, expected):
+    assert pruners_of(settings) == expected
+
+
+@pytest.mark.parametrize(
+    ("pruner", "steps", "expected"),
+    [
+        # The last step that INC sees is the last but one of the training.
+        ({"start_step": 0, "end_step": None}, 40, (0, 39, 1)),
+        ({"start_step": 3, "end_step": 1000}, 40, (3, 39, 1)),
+        ({"start_step": 3, "end_step": 7, "pruning_frequency": 2}, 40, (3, 7, 2)),
+        ({"start_step": 3, "end_step": 7, "pruning_frequency": 9}, 40, (3, 7, 4)),
+        ({"start_step": 38, "end_step": None}, 40, (38, 39, 1)),
+        ({"start_epoch": 0.5, "end_epoch": 1.5}, 40, (6, 18, 1)),
+        ({"start_step": 2, "end_epoch": 1}, 40, (2, 12, 1)),
+        # In whole rounds of at least four steps; two of them, or none.
+        ({"start_step": 0, "end_step": None, "pruning_type": "snip_progressive"}, 40, (0, 39, 4)),
+        ({"start_step": 1, "end_step": 30, "pruning_type": "snip_progressive"}, 40, (1, 28, 4)),
+        (
+            {"start_step": 0, "end_step": None, "pruning_type": "snip_progressive", "pruning_frequency": 15},
+            40,
+            (0, 29, 15),
+        ),
+        ({"start_step": 0, "end_step": 7, "pruning_type": "snip_progressive"}, 40, (0, 7, 4)),
+        ({"start_step": 0, "end_step": 6, "pruning_type": "snip_progressive", "pruning_frequency": 3}, 40, (0, 6, 1)),
+    ],
+)
+def test_a_schedule_ends_with_the_training(pruner, steps, expected):
+    pruner = {"pruning_type": "magnitude", **pruner}
+    fitted = fit_schedule(pruner, EPOCH, steps)
+    assert fitted.pop("pruning_configs") == []
+    assert (fitted["start_step"], fitted["end_step"], fitted["pruning_frequency"]) == expected
+    assert fitted.keys() == {"pruning_type", "start_step", "end_step", "pruning_frequency"}
+
+
+def test_a_schedule_that_does_not_fit_is_refused_with_a_way_out():
+    message = (
+        "pruning from step 39 to step 39 does not fit into 40 training steps: lower --start_step, raise --end_step or "
+        "--num_train_epochs, or make the batches smaller"
+    )
+    with pytest.raises(UsageError) as refusal:
+        fit_schedule({"pruning_type": "snip", "start_step": 39, "end_step": None}, EPOCH, 40)
+    assert str(refusal.value) == message
+
+
+def test_several_pruners_come_back_with_what_they_share():
+    snip, locked = {"pruning_type": "snip", "pattern": "4x1", "target_sparsity": 0.5}, {**LOCKED, "pattern": "4x1"}
+    merged = merge_flags({"pattern": "4x1", "pruning_configs": [snip, locked]}, FLAGS, set())
+    snip = {**snip, "start_step": 0, "end_step": None}
+    locked = {**locked, "start_step": 0, "end_step": 0}
+    assert merged == {
+        **{"pruning_type": "snip", "pattern": "4x1", "start_step": 0},
+        "pruning_configs": [snip, locked],
+    }
+    only = merge_flags({"pattern": "4x1"}, FLAGS, set())
+    assert only == {**FLAGS, "pattern": "4x1", "pruning_configs": []}
+
+
+@pytest.mark.parametrize("flag", ["target_sparsity", "start_step", "end_step"])
+def test_flags_that_mean_nothing_to_pattern_lock_are_refused(flag):
+    message = f"--{flag} means nothing to pattern_lock, which keeps the zeros of the model; drop it"
+    with pytest.raises(UsageError) as refusal:
+        merge_flags(LOCKED, {**FLAGS, flag: 0}, {flag})
+    assert str(refusal.value) == message
+    # Unless there is a pruner besides to which they mean something.
+    merged = merge_flags({**LOCKED, "pruning_configs": [{"pruning_type": "snip"}, {}]}, {**FLAGS, flag: 0}, {flag})
+    assert [pruner["pruning_type"] for pruner in pruners_of(merged)] == ["snip", "pattern_lock"]
+
+
+def test_a_flag_names_itself_and_a_file_its_key():
+    flags = {**FLAGS, "start_step": 5}
+    with pytest.raises(UsageError, match=r"^end_step of the pruning configuration is 4; give at least start_step"):
+        merge_flags({"end_step": 4}, flags, {"start_step"})
+    with pytest.raises(UsageError, match=r"^--end_step is 4; give at least start_step, which is 5$"):
+        merge_flags({"start_step": 5}, {**FLAGS, "end_step": 4}, {"end_step"})
+    # INC's limit is not meant against a flag, one of the file is.
+    (pruner,) = pruners_of(merge_flags({}, {**FLAGS, "target_sparsity": 0.99}, {"target_sparsity"}))
+    assert pruner["max_sparsity_ratio_per_op"] == 0.99
+    (pruner,) = pruners_of(merge_flags({}, {**FLAGS, "target_sparsity": 0.2}, {"target_sparsity"}))
+    assert pruner["max_sparsity_ratio_per_op"] == 0.98

@@ -181,6 +181,53 @@ def test_what_is_overwritten_waits_until_the_new_run_is_whole(failed, tmp_path):
     assert set(contents(tmp_path)) == {"run.json"}
 
 
+def test_folders_in_folders_are_set_aside_and_put_back(tmp_path):
+    run(tmp_path)
+    deep = tmp_path / "runs" / "day" / "hour"
+    deep.mkdir(parents=True)
+    (deep / "events").write_text("x")
+    output.finish(tmp_path, verified=True)
+    before = contents(tmp_path)
+    output.claim_output_dir(tmp_path, OTHER, overwrite=True)
+    assert not (tmp_path / "runs").exists()
+    output.leave_folders(failed=True)
+    assert contents(tmp_path) == before
+
+
+def test_the_same_run_overwritten_begins_anew_and_resumed_goes_on(tmp_path):
+    run(tmp_path, texts=["checkpoint-6/model.safetensors"])
+    before = contents(tmp_path)
+    assert output.claim_output_dir(tmp_path, MADE_FROM, overwrite=True) == {}
+    assert contents(tmp_path / ".replaced") == before
+    output.leave_folders(failed=True)
+    assert contents(tmp_path) == before
+    earlier = output.claim_output_dir(tmp_path, MADE_FROM, overwrite=True, resumed=True)
+    assert earlier == json.loads(before["run.json"])
+    (tmp_path / "checkpoint-6" / "model.safetensors").write_text("as a training changes what it goes on from")
+    output.claim_output_dir(tmp_path, MADE_FROM, overwrite=True, resumed=True)
+    assert not (tmp_path / ".replaced").exists()
+    with pytest.raises(UsageError, match="resume_from_checkpoint lies in"):
+        output.claim_output_dir(tmp_path, OTHER, overwrite=True, resumed=True)
+
+
+def test_what_a_kill_left_half_written_is_removed(tmp_path):
+    output.claim_output_dir(tmp_path, MADE_FROM, overwrite=False)
+    (tmp_path / ".unfinished-config.json").write_text("{")
+    (tmp_path / ".unfinished-checkpoint-3").mkdir()
+    (tmp_path / ".unfinished-checkpoint-3" / "model.safetensors").write_text("half")
+    output.claim_output_dir(tmp_path, MADE_FROM, overwrite=False)
+    assert not list(tmp_path.glob(".unfinished*"))
+
+
+def test_what_answering_has_to_know_is_kept(tmp_path):
+    output.claim_output_dir(tmp_path, MADE_FROM, False)
+    output.finish(tmp_path, verified=False, answering={"max_seq_length": 96})
+    expected = {"made_from": MADE_FROM, "verified": False, "answering": {"max_seq_length": 96}, "files": {}}
+    assert output.read_run(tmp_path) == expected
+    output.finish(tmp_path, verified=True)
+    assert output.read_run(tmp_path) == {**expected, "verified": True, "answering": {}}
+
+
 def test_what_an_earlier_run_had_replaced_does_not_come_back(tmp_path):
     """A run may be killed when it is whole, and before what it replaces is gone."""
     run(tmp_path)
