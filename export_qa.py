@@ -16,8 +16,10 @@ of IPEX, dynamic int8 in OpenVINO, and an engine that is not installed (requirem
 requirements-openvino.txt).
 """
 
+import sys
 from dataclasses import dataclass, field
 
+from qa.compression.settings import CONFIG_DIR, find_config, quantization_settings
 from qa.corrections.ipex import without_ipex
 from qa.models.compressed import is_dynamic, load_compressed
 from qa.models.loading import is_int8, name_on_hub
@@ -26,7 +28,7 @@ from qa.results.hub import hub_of
 from qa.results.steps import export_steps
 from qa.results.verification import verify, verify_error
 from qa.start.arguments import OutcomeArguments, parse_arguments, positive
-from qa.start.arguments_checks import check_effects, note_effects
+from qa.start.arguments_checks import check_criterion, check_effects, note_effects
 from qa.start.command import command
 from qa.start.engines import ENGINES
 from qa.start.errors import UsageError
@@ -68,6 +70,10 @@ class OptimizationArguments(OutcomeArguments):
             "(onnx only).",
             "choices": ["static", "dynamic"],
         },
+    )
+    quantization_config: str | None = field(
+        default=None,
+        metadata={"help": "YAML file with settings in a section onnx or openvino (config/quantization.yml)."},
     )
     num_calibration_samples: int = field(
         default=50, metadata={"help": "Training features to calibrate on (static only)."}
@@ -145,6 +151,12 @@ def main():
     check_effects(run)
     export_format, quantizing = optimization_args.export_format, optimization_args.apply_quantization
     check_extra(export_format)
+    settings = {}
+    if quantizing:
+        path = optimization_args.quantization_config or CONFIG_DIR / "quantization.yml"
+        settings = quantization_settings(export_format, path := find_config(path, "quantization_config"))
+        check_criterion(settings, path, training_args.do_eval)
+    run.settings["quantization"] = settings
     static = quantizing and optimization_args.quantization_approach == "static"
     splits = {"train": static, "validation": training_args.do_eval, "test": training_args.do_predict}
     if optimization_args.verify_loading and not any(splits.values()):
@@ -157,8 +169,9 @@ def main():
 
     # The heavy libraries are loaded only now that nothing more can be said about the input.
     from qa.compression.sparsity import sparsity_report
+    from qa.models.engine_quantization import CriterionError
     from qa.models.engines import export, exporter_of, load_exported
-    from qa.results.evaluation import prepare_evaluation
+    from qa.results.evaluation import f1_of_trials, prepare_evaluation
     from qa.results.files import save_results
     from qa.results.measure import timed_rows
 
@@ -168,7 +181,15 @@ def main():
     # The features that static quantization by INC calibrates on.
     calibration = draw_calibration(run) if static else None
     claim(run)
-    export(exported, exporter, export_format, run.output_dir, calibration, dynamic=quantizing and not static)
+    tuning = None
+    if "accuracy_criterion" in settings:
+        tuning = f1_of_trials(evaluated["eval"], run.data_args), evaluated["eval"].batches
+    dynamic = quantizing and not static
+    try:
+        export(exported, exporter, export_format, run.output_dir, calibration, dynamic, settings, tuning)
+    except CriterionError:
+        print("no trial met the accuracy criterion; nothing was saved")
+        sys.exit(1)
     with saving(run.output_dir):
         run.tokenizer.save_pretrained(run.output_dir)
     # What is verified and evaluated is what its users will load.

@@ -171,12 +171,12 @@ def check_models(run):
 
         check_can_be_slimmed(run.config, run.settings["slimming"]["heads"], run.model_args.model_name_or_path)
     if "distillation" in run.settings:
-        from qa.compression.intermediate import layer_pairs
+        from qa.compression.intermediate import comparison
 
         name = run.optimization_args.teacher_model_name_or_path
         run.teacher_tokenizer, teacher_config = check_teacher(name, run.tokenizer, run.model_args)
         if "intermediate" in run.settings["distillation"]:
-            layer_pairs(run.config, teacher_config, run.settings["distillation"]["intermediate"].get("layers"))
+            comparison(run.settings["distillation"]["intermediate"], run.config, teacher_config)
 
 
 def slim_first(run, model, features, collator, checkpoint):
@@ -214,7 +214,7 @@ def compression_of(run, model, teacher, features):
     """
     from qa.compression.distillation import distillation_config
     from qa.compression.fake_quant import training_quantization_config
-    from qa.compression.intermediate import layer_pairs
+    from qa.compression.intermediate import comparison
     from qa.compression.pruning import pruning_config
     from qa.corrections.deberta import use_plain_dropout
 
@@ -228,8 +228,8 @@ def compression_of(run, model, teacher, features):
         teacher.to(run.training_args.device)
         configs["distillation_config"] = distillation_config(run.settings["distillation"], teacher)
         if intermediate := run.settings["distillation"].get("intermediate"):
-            pairs = layer_pairs(model.config, teacher.config, intermediate.get("layers"))
-            configs["intermediate"] = (pairs, intermediate["weight"])
+            compare = comparison(intermediate, model.config, teacher.config)
+            configs["intermediate"] = (compare, intermediate["weight"])
     return configs
 
 

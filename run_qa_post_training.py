@@ -29,7 +29,7 @@ from qa.results.hub import hub_of
 from qa.results.steps import post_training_steps
 from qa.results.verification import verify
 from qa.start.arguments import DataTrainingArguments, ModelArguments, OutcomeArguments, parse_arguments, positive
-from qa.start.arguments_checks import check_effects, note_effects
+from qa.start.arguments_checks import check_criterion, check_effects, note_effects
 from qa.start.command import command
 from qa.start.errors import UsageError
 from qa.start.output import saving
@@ -88,10 +88,8 @@ def check_run(run, splits, path):
     quantizing, settings = optimization_args.apply_quantization, run.settings["quantization"]
     if not (quantizing or training_args.do_eval or training_args.do_predict):
         raise UsageError("there is nothing to do: give --apply_quantization, --do_eval or --do_predict")
-    if quantizing and "accuracy_criterion" in settings and not training_args.do_eval:
-        raise UsageError(
-            f"{path} has an accuracy criterion, which is tuned on the validation questions: give --do_eval"
-        )
+    if quantizing:
+        check_criterion(settings, path, training_args.do_eval)
     if quantizing and optimization_args.verify_loading and not any(splits.values()):
         raise UsageError("--verify_loading compares logits on real questions: give --do_eval or --do_predict as well")
 

@@ -18,7 +18,6 @@ with process_as_it_was(), without_ipex():
 
     from qa.compression.distillation import distillation_loss, inputs_of_teacher
     from qa.compression.fake_quant import observers_at_rest
-    from qa.compression.intermediate import intermediate_loss
     from qa.models.inputs import TEACHER_TYPES
     from qa.models.passes import Batches, predict_logits
     from qa.training.batches import MASKED_LOGIT, labels_of
@@ -33,8 +32,8 @@ class QuestionAnsweringINCTrainer(CompressingTrainer):
         post_process_function: `(examples, features, (start_logits, end_logits), stage)` -> predictions, as
             `compute_metrics` takes them; `stage`, which it may leave out, is `eval` or `predict`. Without a function
             predictions are the logits, and nothing is scored.
-        intermediate: `(pairs, weight)` of hidden states to compare with the teacher's, from `layer_pairs`, and what
-            their loss counts; `None`: none.
+        intermediate: `(compare, weight)`: how hidden states are compared with the teacher's, from
+            `qa.compression.intermediate.comparison`, and what that counts; `None`: not at all.
         args, kwargs: those of `CompressingTrainer`. `compute_metrics` takes what `post_process_function` returns, and
             `processing_class` is the tokenizer, which evaluation pads with.
     """
@@ -143,9 +142,9 @@ class QuestionAnsweringINCTrainer(CompressingTrainer):
             parts = [loss, distilled]
             loss = (weights[0] * loss + weights[1] * distilled) / sum(weights)
             if self.intermediate:
-                pairs, share = self.intermediate
+                compare, share = self.intermediate
                 hidden = (outputs["hidden_states"], taught["hidden_states"])
-                parts.append(intermediate_loss(*hidden, inputs["attention_mask"], pairs))
+                parts.append(compare(*hidden, inputs["attention_mask"]))
                 loss = loss + share * parts[-1]
             self._loss_parts.append(weight * torch.stack(parts).detach())
         loss = weight * loss

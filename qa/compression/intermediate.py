@@ -13,12 +13,13 @@ import torch
 from qa.start.errors import UsageError
 
 
-def layer_pairs(config, teacher_config, layers=None):
+def layer_pairs(config, teacher_config, layers=None, loss="MSE"):
     """Say which hidden states of student and teacher are compared.
 
     Args:
         config, teacher_config: `PretrainedConfig` of both.
         layers: layers of the student, 0 being the embeddings; all of them if `None`.
+        loss: `MSE`, which takes states of one width, or `relations`.
 
     Returns:
         List of `(layer of the student, layer of the teacher)`, the latter as deep in its model as the former.
@@ -28,10 +29,10 @@ def layer_pairs(config, teacher_config, layers=None):
     """
     depth, teacher_depth = config.num_hidden_layers, teacher_config.num_hidden_layers
     widths = config.hidden_size, teacher_config.hidden_size
-    if widths[0] != widths[1]:
+    if loss == "MSE" and widths[0] != widths[1]:
         raise UsageError(
             "--distillation_config: its section intermediate compares hidden states, which are "
-            f"{widths[0]} wide in the student and {widths[1]} in the teacher; leave that section out"
+            f"{widths[0]} wide in the student and {widths[1]} in the teacher; give it the loss relations"
         )
     layers = range(depth + 1) if layers is None else layers
     if max(layers) > depth:
@@ -39,6 +40,24 @@ def layer_pairs(config, teacher_config, layers=None):
             f"--distillation_config: its section intermediate names layer {max(layers)}; the student has {depth}"
         )
     return [(layer, round(layer * teacher_depth / depth)) for layer in layers]
+
+
+def comparison(settings, config, teacher_config):
+    """Say how hidden states are compared.
+
+    Args:
+        settings: dictionary of `loss` and, if wanted, `layers`, as from `settings.distillation_settings`.
+        config, teacher_config: as in `layer_pairs`, which also says what is raised.
+
+    Returns:
+        Callable from the hidden states of student and teacher and a mask, as in `intermediate_loss`, to a scalar.
+    """
+    pairs = layer_pairs(config, teacher_config, settings.get("layers"), settings["loss"])
+    if settings["loss"] == "MSE":
+        return functools.partial(intermediate_loss, pairs=pairs)
+    # As many parts as divide both widths.
+    heads = math.gcd(config.num_attention_heads, teacher_config.num_attention_heads)
+    return functools.partial(relation_loss, pairs=pairs, heads=heads)
 
 
 def intermediate_loss(states, teacher_states, mask, pairs, relative=False):
@@ -88,23 +107,23 @@ def watch_values(model):
     return values
 
 
-def relation_loss(values, teacher_values, mask, heads):
-    """Compare how the values of the tokens of a text resemble each other (Wang et al. 2021, arXiv:2012.15828).
+def relation_loss(states, teacher_states, mask, pairs, heads):
+    """Compare how the tokens of a text resemble each other (Wang et al. 2021, arXiv:2012.15828), whatever the widths.
 
     Args:
-        values, teacher_values: from `watch_values`, of models with as many layers.
-        mask: `(b, l)`, 1 where there are tokens.
-        heads: parts that the values are compared in.
+        states, teacher_states: sequences of `(b, l, width)` tensors, a width for each of the two.
+        mask, pairs: as in `intermediate_loss`.
+        heads: parts that the tokens are compared in.
 
     Returns:
-        The mean over layers, heads and tokens of the divergence (KL) of the student's relations from the teacher's.
+        The mean over pairs, heads and tokens of the divergence (KL) of the student's relations from the teacher's.
     """
     tokens = mask.bool()
     losses = []
-    for ours, theirs in zip(values.values(), teacher_values.values(), strict=True):
+    for ours, theirs in pairs:
         scores = []
-        for value in (ours, theirs):
-            parts = value.unflatten(-1, (heads, -1)).transpose(1, 2)
+        for each in (states[ours], teacher_states[theirs]):
+            parts = each.unflatten(-1, (heads, -1)).transpose(1, 2)
             products = (parts @ parts.transpose(-1, -2)).float() / math.sqrt(parts.shape[-1])
             scores.append(products.masked_fill(~tokens[:, None, None, :], -1e9).log_softmax(dim=-1))
         divergence = torch.nn.functional.kl_div(*scores, log_target=True, reduction="none").sum(dim=-1)

@@ -1,8 +1,8 @@
 """Pruning: INC's configuration, and the state of its pruners.
 
 Belongs here: what is pruned, and when.
-Does not belong here: the loop itself (`trainer_qa.py`, `qa/training/`) counting zeros (`sparsity.py`) and
-reading YAML (`settings.py`).
+Does not belong here: the loop itself (`trainer_qa.py`, `qa/training/`), counting zeros (`sparsity.py`), and reading
+YAML (`settings.py`).
 """
 
 import copy

@@ -110,6 +110,23 @@ class PostTraining(QuantizationAware):
     ) = None
 
 
+class ByOnnxRuntime(_Mapping):
+    """Keys of our own for export_qa.py, and INC's criterion."""
+
+    excluded_op_names: list[_Regex] = None
+    calibration_method: Literal["minmax", "entropy", "percentile"] = None
+    accuracy_criterion: _Accuracy = None
+
+
+class ByNNCF(ByOnnxRuntime):
+    """The same for OpenVINO, with NNCF's names of its range estimators."""
+
+    calibration_method: Literal[
+        "minmax", "mean_minmax", "median_minmax", "mean_no_outliers_minmax", "mean_quantile", "histogram"
+    ] = None
+    smooth_quant_alpha: _UpToOne = None
+
+
 class Quantization(PostTraining):
     """Keys at the top are for every approach, those under its name for that one."""
 
@@ -117,6 +134,8 @@ class Quantization(PostTraining):
     static: PostTraining = None
     ipex: PostTraining = None
     qat: QuantizationAware = None
+    onnx: ByOnnxRuntime = None
+    openvino: ByNNCF = None
 
 
 class Pruner(_Mapping):
@@ -160,7 +179,7 @@ class Distillation(Loss):
     # Ours: a loss between hidden states.
     intermediate: _mapping(
         layers=Annotated[list[_Step], Field(min_length=1)],
-        loss=Literal["MSE"],
+        loss=Literal["MSE", "relations"],
         weight=_AboveZero,
     ) = None
 

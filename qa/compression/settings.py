@@ -134,13 +134,14 @@ def quantization_settings(approach, path=CONFIG_DIR / "quantization.yml"):
     """Read INC's settings for one approach.
 
     Args:
-        approach: `dynamic`, `static`, `ipex` or `qat`.
+        approach: `dynamic`, `static`, `ipex`, `qat`, `onnx` or `openvino`.
         path: YAML file after `schemas.Quantization`, or in INC's older layout.
 
     Returns:
-        Keyword arguments for `PostTrainingQuantConfig` (`qat`: `QuantizationAwareTrainingConfig`) as nested plain
-        values: those at the top of the file, then those of the approach. `accuracy_criterion` and `tuning_criterion`,
-        where given, are keyword arguments for INC's classes of these names.
+        Keyword arguments for `PostTrainingQuantConfig` (`qat`: `QuantizationAwareTrainingConfig`; `onnx`, `openvino`:
+        what `engine_quantization.py` takes) as nested plain values: those at the top of the file, then those of the
+        approach. `accuracy_criterion` and `tuning_criterion`, where given, are keyword arguments for INC's classes of
+        these names.
 
     Raises:
         UsageError: the file cannot be read, or a key or value in it is not allowed; the message has the line.
@@ -151,7 +152,8 @@ def quantization_settings(approach, path=CONFIG_DIR / "quantization.yml"):
         settings = _quantization_of_older_layout(**settings)
         file.show_older_layout(settings)
     # What is at the top but not for this approach (`recipes` in training) is there for the others.
-    allowed = (schemas.QuantizationAware if approach == "qat" else schemas.PostTraining).model_fields
+    models = {"qat": schemas.QuantizationAware, "onnx": schemas.ByOnnxRuntime, "openvino": schemas.ByNNCF}
+    allowed = models.get(approach, schemas.PostTraining).model_fields
     return {**{key: value for key, value in settings.items() if key in allowed}, **settings.get(approach, {})}
 
 

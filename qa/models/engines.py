@@ -1,29 +1,23 @@
 """Models for the engines that need no PyTorch: ONNX for ONNX Runtime, OpenVINO's IR for OpenVINO.
 
-Belongs here: everything between a model in memory and a file that such an engine runs, quantization included, and
-running that file.
-Does not belong here: running it over questions (`passes.py`), and what an engine is called and needs
-(`qa/start/engines.py`). The engines and PyTorch are imported where they are used: to run a model one is enough.
+Belongs here: everything between a model in memory and a file that such an engine runs, and finding that file again.
+Does not belong here: int8 by the engines' own tools (`engine_quantization.py`), running a file (`engine_runs.py`), and
+what an engine is called and needs (`qa/start/engines.py`). The engines and PyTorch are imported where they are used.
 """
 
-import contextlib
 import copy
-import logging
 import shutil
-import sys
 import tempfile
 from pathlib import Path
 
-import numpy as np
-
+from qa.models.engine_quantization import Trials, quantize_onnx, quantize_openvino
+from qa.models.engine_runs import arrays_of, run_of_onnx, run_of_openvino
 from qa.models.loading import is_int8
 from qa.start.engines import ENGINES
 from qa.start.errors import UsageError
 from qa.start.output import written_beside
-from qa.start.process import chosen_threads
 from qa.start.processor import note_saturation
 
-LOGITS = ["start_logits", "end_logits"]
 # An ONNX file is a protocol buffer, which ends here.
 LARGEST_FILE = 2**31 - 1
 
@@ -63,7 +57,7 @@ def exporter_of(model, name):
     return constructor(model.config)
 
 
-def export(model, exporter, export_format, output_dir, calibration=None, dynamic=False):
+def export(model, exporter, export_format, output_dir, calibration=None, dynamic=False, settings=(), tuning=None):
     """Write a model for an engine; its batches and sequences may have any length.
 
     Args:
@@ -74,14 +68,22 @@ def export(model, exporter, export_format, output_dir, calibration=None, dynamic
         output_dir: existing folder for `config.json` and the engine's files.
         calibration: `passes.Batches` of the calibration features, to write a static int8 model.
         dynamic: write a dynamic int8 model (ONNX only). Without either, operators are written as they are.
+        settings: how it is made int8, from `settings.quantization_settings(export_format)`.
+        tuning: function from a callable as `load_exported` returns to its F1, and the `Batches` that it calls it with,
+            if the settings have an accuracy criterion.
 
     Raises:
         SaveError: something cannot be written.
+        CriterionError: no trial met the accuracy criterion; nothing is written.
     """
     from optimum.exporters.onnx import export as export_onnx
 
     names = list(exporter.inputs)
-    batches = calibration and [_arrays(calibration.inputs(rows), names) for rows in calibration.by_length()]
+
+    def arrays_in(batches):
+        return [arrays_of(batches.inputs(rows), names) for rows in batches.by_length()]
+
+    batches, trials = calibration and arrays_in(calibration), tuning and Trials(tuning[0], arrays_in(tuning[1]))
     with written_beside(output_dir) as folder, tempfile.TemporaryDirectory() as workspace:
         source = Path(workspace) / "model.onnx"
         if is_int8(model.config):
@@ -90,9 +92,7 @@ def export(model, exporter, export_format, output_dir, calibration=None, dynamic
             _look_past_roundings(source)
         else:
             export_onnx(model, exporter, source)
-        if dynamic:
-            _quantize_dynamically(source)
-        _WRITERS[export_format](source, folder, batches)
+        _WRITERS[export_format](source, folder, batches, dynamic, dict(settings), trials)
         config = copy.deepcopy(model.config)
         if is_int8(config):
             # What INC loads it by; it is INC's no more.
@@ -122,96 +122,21 @@ def _look_past_roundings(path):
     onnx.save(model, path)
 
 
-def _write_onnx(source, folder, batches):
-    """Write a model for ONNX Runtime; with batches to calibrate on, in int8."""
-    if batches:
-        _quantize_onnx(source, folder / "model.onnx", batches)
+def _write_onnx(source, folder, batches, dynamic, settings, trials):
+    """Write a model for ONNX Runtime; in int8 with batches to calibrate on, or dynamic."""
+    if batches or dynamic:
+        quantize_onnx(source, folder / "model.onnx", batches, settings, trials)
     else:
         shutil.move(source, folder / "model.onnx")
 
 
-# INC's own export (`Torch2ONNXConfig`) was tried first, with INC 3.7.1 and torch 2.8: torch cannot unpack the
-# quantized embeddings of INC's static models. With these left in fp32 it exports BERT, in three times the size,
-# and DistilBERT not at all ("Graph::copy() encountered a use of a value ... not in scope").
-def _quantize_onnx(source, target, batches):
-    """Write a static int8 model with pairs of QuantizeLinear and DequantizeLinear (QDQ).
-
-    Linear operators and embeddings become int8. "Error" is the mean absolute difference to the fp32 logits of
-    minilm-squad on 443 features of real questions: 0.097 for what is written here.
-
-    Args:
-        source, target: paths of the fp32 and the int8 model.
-        batches: list of dictionaries of `(b, l)` int64 arrays to calibrate on.
-    """
-    import onnx
-    from onnxruntime.quantization import CalibrationDataReader, QuantType, quantize_static
-
-    class Reader(CalibrationDataReader):
-        def __init__(self):
-            self.batches = iter(batches)
-
-        def get_next(self):
-            return next(self.batches, None)
-
-    prepared = _prepared(source)
-    graph = onnx.load(prepared).graph
-    weights = {tensor.name for tensor in graph.initializer}
-    # Products of two activations, in attention, gain no time. (The option MatMulConstBOnly is not for QDQ.)
-    products = [node.name for node in graph.node if node.op_type == "MatMul" and not weights.intersection(node.input)]
-    quantize_static(
-        prepared,
-        target,
-        Reader(),
-        op_types_to_quantize=["MatMul", "Gather"],
-        nodes_to_exclude=products,
-        per_channel=True,
-        # Signed activations take three times as long on x86.
-        activation_type=QuantType.QUInt8,
-        weight_type=QuantType.QInt8,
-        # Outputs go on in fp32. Rounded as well, which is the default: error 0.27.
-        extra_options={"OpTypesToExcludeOutputQuantization": ["MatMul"]},
-    )
-
-
-def _quantize_dynamically(path):
-    """Make a model dynamic int8, in place: weights and embeddings are int8, activations get scales from the batch."""
-    from onnxruntime.quantization import QuantType, quantize_dynamic
-
-    quantize_dynamic(
-        _prepared(path),
-        path,
-        op_types_to_quantize=["MatMul", "Gather"],
-        per_channel=True,
-        weight_type=QuantType.QInt8,
-        extra_options={"MatMulConstBOnly": True},
-    )
-
-
-def _prepared(source):
-    """Fold and fuse what can be before a graph is quantized, and return the path of the result."""
-    from onnxruntime.quantization.shape_inference import quant_pre_process
-
-    prepared = source.with_name("prepared.onnx")
-    quant_pre_process(source, prepared, skip_symbolic_shape=True)
-    return prepared
-
-
-def _write_openvino(source, folder, batches):
-    """Write a model as OpenVINO IR; with batches to calibrate on, in int8 by NNCF, which smooths activations first."""
+def _write_openvino(source, folder, batches, _, settings, trials):
+    """Write a model as OpenVINO IR; with batches to calibrate on, in int8."""
     import openvino
 
     model = openvino.convert_model(source)
     if batches:
-        import nncf
-
-        nncf.set_log_level(logging.ERROR)
-        with contextlib.redirect_stdout(sys.stderr):  # where progress bars go
-            model = nncf.quantize(
-                model,
-                nncf.Dataset(batches),
-                model_type=nncf.ModelType.TRANSFORMER,
-                subset_size=len(batches),
-            )
+        model = quantize_openvino(model, batches, settings, trials)
     openvino.save_model(model, folder / "openvino_model.xml", compress_to_fp16=False)
 
 
@@ -230,48 +155,9 @@ def load_exported(output_dir):
     name = next(name for name, engine in ENGINES.items() if (folder / engine.files[-1]).is_file())
     if ENGINES[name].rounding in (folder / ENGINES[name].files[-1]).read_bytes():
         note_saturation()
-    return _LOADERS[name](folder, chosen_threads())
-
-
-def _load_onnx(folder, threads):
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
-    session = onnxruntime.InferenceSession(folder / "model.onnx", options, providers=["CPUExecutionProvider"])
-    names = [argument.name for argument in session.get_inputs()]
-
-    def run(**inputs):
-        return dict(zip(LOGITS, session.run(LOGITS, _arrays(inputs, names)), strict=True))
-
-    run.takes_arrays = True
-    return run
-
-
-def _load_openvino(folder, threads):
-    import openvino
-
-    # Else it computes in bf16 where the processor can, and results depend on the machine.
-    settings = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": threads}
-    compiled = openvino.Core().compile_model(folder / "openvino_model.xml", "CPU", settings)
-    names = [argument.any_name for argument in compiled.inputs]
-
-    def run(**inputs):
-        outputs = compiled(_arrays(inputs, names))
-        return {name: outputs[name] for name in LOGITS}
-
-    run.takes_arrays = True
-    return run
+    return _RUNS[name](folder / ENGINES[name].files[-1])
 
 
 # For each of `ENGINES`, the functions that write a model from an fp32 ONNX file, and load it.
 _WRITERS = {"onnx": _write_onnx, "openvino": _write_openvino}
-_LOADERS = {"onnx": _load_onnx, "openvino": _load_openvino}
-
-
-def _arrays(inputs, names):
-    """Pick the inputs that a graph takes; segments that its tokenizer does not tell are all 0."""
-    return {
-        name: np.asarray(inputs[name]) if name in inputs else np.zeros_like(np.asarray(inputs["input_ids"]))
-        for name in names
-    }
+_RUNS = {"onnx": run_of_onnx, "openvino": run_of_openvino}

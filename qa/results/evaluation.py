@@ -108,7 +108,8 @@ def f1_of_trials(prepared, data_args):
 
     def f1_of(model):
         with tempfile.TemporaryDirectory() as answers_dir:
-            metrics, _ = evaluate_model(model.eval(), prepared, data_args, answers_dir, "eval")
+            model = model.eval() if hasattr(model, "eval") else model  # another engine's model has no modes
+            metrics, _ = evaluate_model(model, prepared, data_args, answers_dir, "eval")
         number = next(trials)
         print(f"{f'trial {number}' if number else 'fp32'}: F1 {metrics['eval_f1']:.4f}")
         return metrics["eval_f1"]

@@ -13,7 +13,7 @@ from qa.start.output import RUN_FILE, WRITTEN
 
 # The settings and the pickled arguments of a run hold paths of the machine that it ran on.
 KEPT_BACK = (RUN_FILE, "training_args.bin", "trainer_state.json", "checkpoint-*", ".unfinished*")
-SENT = (*(pattern for pattern in WRITTEN if pattern not in KEPT_BACK), "README.md")
+SENT = [pattern for pattern in WRITTEN if pattern not in KEPT_BACK]
 
 
 class Hub(NamedTuple):
@@ -82,7 +82,7 @@ def push(hub, output_dir):
             repo_id=repo.repo_id,
             folder_path=output_dir,
             commit_message="Add a compressed model",
-            allow_patterns=list(SENT),
+            allow_patterns=SENT,
             # In a pattern "*" also stands for "/"; only what lies in the folder itself is the model.
             ignore_patterns=["*/*"],
         )

@@ -69,7 +69,7 @@ def export_steps(run, calibration):
     if run.optimization_args.apply_quantization:
         approach = run.optimization_args.quantization_approach.capitalize()
         done = f"{approach} post-training quantization to int8 by {engine.quantizer}{_calibrated(calibration)}"
-        steps[done] = None
+        steps[done] = run.settings["quantization"]
     elif is_int8(run.config):
         steps["What was int8 before is int8 here, with the same weights, scales and zero points"] = None
     return steps

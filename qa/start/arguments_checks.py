@@ -12,6 +12,7 @@ from importlib.util import find_spec
 from qa.corrections.accelerate import VARIABLE
 from qa.start.errors import UsageError
 from qa.start.paths import kind_of
+from qa.start.processor import processor
 
 # Only a training looks at these, and does.
 # fmt: off
@@ -229,16 +230,18 @@ def note_effects(run, trains=False):
             print(f"note: --{name} has no effect without {companion}")
 
 
-def _processor_has_bf16():
-    import torch
-
-    return torch.cpu._is_avx512_bf16_supported()
+def check_criterion(settings, path, do_eval):
+    """Refuse quantization settings, from the file `path`, whose accuracy criterion has no questions to be tried on."""
+    if "accuracy_criterion" in settings and not do_eval:
+        raise UsageError(
+            f"{path} has an accuracy criterion, which is tuned on the validation questions: give --do_eval"
+        )
 
 
 def _check_training(args):
     if args.fp16 and args.use_cpu:
         raise UsageError("--fp16 is for GPUs, and this run is on a CPU; leave it out")
-    if args.bf16 and args.use_cpu and not _processor_has_bf16():
+    if args.bf16 and args.use_cpu and "bf16" not in processor()[1]:
         raise UsageError("--bf16: this processor has no bf16 instructions, and would only be slower; leave it out")
     launched, asked = os.environ.get(VARIABLE, "no"), "bf16" if args.bf16 else "fp16" if args.fp16 else "no"
     if launched not in ("no", asked):

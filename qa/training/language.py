@@ -102,8 +102,9 @@ class LanguageINCTrainer(CompressingTrainer):
         pairs = [(layer, layer) for layer in range(1, len(hidden))]
         parts = [intermediate_loss(hidden, theirs, mask, pairs, relative=True)]
         if self._values:
-            heads = self.model.config.num_attention_heads
-            parts.append(relation_loss(self._values, self._taught_values, mask, heads))
+            values = [list(each.values()) for each in (self._values, self._taught_values)]
+            alike, heads = [(layer, layer) for layer in range(len(values[0]))], self.model.config.num_attention_heads
+            parts.append(relation_loss(*values, mask, alike, heads))
         if self.guesses:
             # A batch may have no word to be guessed; its mean is not a number then.
             parts.append(torch.nan_to_num(outputs["loss"].float()))

@@ -1,9 +1,12 @@
 """export_qa.py: each format and precision against PyTorch, in the engines themselves and with the clients' classes."""
 
+import importlib.util
 import json
 import re
 import subprocess
 import sys
+import venv
+from pathlib import Path
 from types import SimpleNamespace
 
 import forked_main
@@ -184,13 +187,16 @@ def test_openvino_int8_holds_its_weights_in_int8(exported):
     assert large == ["i8"] * (3 * 6 + 2)
 
 
-HEAVY = ["torch", "transformers", "optimum", "neural_compressor", "qa"]
+HEAVY = ["torch", "transformers", "optimum", "neural_compressor", "onnx", "nncf", "yaml", "qa"]
 ANSWERED = f"""
-import json
+import importlib.util, json
+found = [name for name in {HEAVY} if importlib.util.find_spec(name)]
+assert not found, found
 data = json.load(open({str(SAMPLE / "dev.json")!r}))["data"]
 paragraphs = [each for article in data for each in article["paragraphs"]]
 asked = [(each["id"], each["question"], one["context"]) for one in paragraphs for each in one["qas"]]
-print(json.dumps({{name: answer(question, context) for name, question, context in asked[:100]}}))
+windows = {{name: 1 + len(tokenizer.encode(question, context).overflowing) for name, question, context in asked[:100]}}
+print(json.dumps([windows, {{name: answer(question, context) for name, question, context in asked[:100]}}]))
 """
 CLIENT = """
 import numpy as np
@@ -199,9 +205,26 @@ print(np.asarray(model(**inputs).start_logits.detach()).round(4).tolist()[0])
 """
 
 
+@pytest.fixture(scope="module")
+def bare_pythons(tmp_path_factory):
+    """For each engine the Python of an environment with nothing but the engine, `tokenizers` and numpy."""
+    pythons = {}
+    for name, engine in ENGINES.items():
+        place = tmp_path_factory.mktemp(name) / "venv"
+        venv.create(place, symlinks=True)
+        (packages,) = place.glob("lib/python3.*/site-packages")
+        for package in (engine.runtime, "tokenizers", "numpy"):
+            source = Path(importlib.util.find_spec(package).origin).parent
+            for part in (source, source.with_name(f"{package}.libs")):
+                if part.exists():
+                    (packages / part.name).symlink_to(part)
+        pythons[name] = place / "bin" / "python"
+    return pythons
+
+
 @pytest.mark.recipe
 @pytest.mark.parametrize("kind", KINDS)
-def test_the_lines_of_the_card_load_it(kind, exported):
+def test_the_lines_of_the_card_load_it(kind, exported, bare_pythons):
     folder = exported[kind][0]
     text = (folder / "README.md").read_text(encoding="utf-8")
     lines, bare = re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL)
@@ -212,18 +235,19 @@ def test_the_lines_of_the_card_load_it(kind, exported):
     expected = load_exported(folder)(**question_inputs(folder))["start_logits"][0]
     assert np.allclose(json.loads(logits), expected, atol=2e-4)
     # The other lines give the answers of the evaluation without any of these.
-    script = f"import sys\nfor name in {HEAVY}:\n    sys.modules[name] = None\n{bare}{ANSWERED}"
-    alone = subprocess.run(
-        [sys.executable, "-c", script], cwd=folder.parent, capture_output=True, text=True, timeout=300
-    )
+    words = [bare_pythons[kind.split("-")[0]], "-I", "-c", bare + ANSWERED]
+    alone = subprocess.run(words, cwd=folder.parent, capture_output=True, text=True, timeout=300)
     assert alone.returncode == 0, alone.stderr
     short, answers = alone.stdout.strip().splitlines()
     # The pipeline takes whole words.
     assert short and short in re.search(r"'answer': '(.*)'", answer)[1]
-    found, expected = json.loads(answers), read(folder / "eval_predictions.json")
+    (windows, found), expected = json.loads(answers), read(folder / "eval_predictions.json")
     assert len(found) == 100
     # Batches are padded there, which may turn one that is nearly a tie.
     assert sum(found[each] == expected[each] for each in expected) >= 98
+    long = [each for each in windows if windows[each] > 1]
+    assert len(long) >= 5
+    assert sum(found[each] == expected[each] for each in long) >= len(long) - 1
     assert len([line for line in bare.splitlines() if line]) <= 21
 
 
@@ -391,6 +415,21 @@ def test_int8_that_an_engine_does_not_take_is_refused_in_one_line(
     error = capsys.readouterr().err
     assert said in error
     assert error.count("\n") == 1
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_criterion_without_questions_to_try_it_on_is_refused(tmp_path, monkeypatch, capsys):
+    file = tmp_path / "q.yml"
+    file.write_text("onnx: {accuracy_criterion: {tolerable_loss: 0.1}}\n", encoding="utf-8")
+    words = ["--model_name_or_path", SAMPLE / "distilbert-qa", *QUESTIONS, *INT8, "--quantization_config", file]
+    monkeypatch.setattr(sys, "argv", ["export_qa.py", *map(str, words), "--output_dir", str(tmp_path / "out")])
+    with pytest.raises(SystemExit) as ended:
+        export_qa.main()
+    assert ended.value.code == 2
+    error = capsys.readouterr().err
+    assert error == (
+        f"error: {file} has an accuracy criterion, which is tuned on the validation questions: give --do_eval\n"
+    )
     assert not (tmp_path / "out").exists()
 
 

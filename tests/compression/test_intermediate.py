@@ -4,7 +4,7 @@ import pytest
 import torch
 from transformers import BertConfig, BertModel
 
-from qa.compression.intermediate import intermediate_loss, layer_pairs, relation_loss, watch_values
+from qa.compression.intermediate import comparison, intermediate_loss, layer_pairs, relation_loss, watch_values
 from qa.start.errors import UsageError
 
 
@@ -63,11 +63,25 @@ def test_relations_are_those_of_tokens_in_each_head():
     model(ids, attention_mask=mask)
     assert list(values) == [f"encoder.layer.{layer}.attention.self.value" for layer in (0, 1)]
     taught = {name: value.detach().clone() for name, value in values.items()}
-    assert float(relation_loss(values, taught, mask, 4)) == pytest.approx(0, abs=1e-6)
+    pairs = [(0, 0), (1, 1)]
+    assert float(relation_loss(list(values.values()), list(taught.values()), mask, pairs, 4)) == pytest.approx(
+        0, abs=1e-6
+    )
     # By hand, of one layer in which the student sees no difference between tokens.
     name = next(iter(values))
-    found = relation_loss({name: torch.zeros_like(taught[name])}, {name: taught[name]}, mask, 4)
+    found = relation_loss([torch.zeros_like(taught[name])], [taught[name]], mask, [(0, 0)], 4)
     heads = taught[name][0, :7].view(7, 4, 16)
     probabilities = torch.stack([(head @ head.T / 4).softmax(dim=-1) for head in heads.unbind(1)])
     expected = (probabilities * (probabilities * 7).log()).sum(dim=-1).mean()
     assert float(found) == pytest.approx(float(expected), rel=1e-3)
+
+
+def test_relations_compare_models_of_any_width_and_depth():
+    generator, mask = torch.Generator().manual_seed(0), torch.ones(2, 9)
+    teacher = [torch.randn(2, 9, 64, generator=generator) for _ in range(7)]
+    # Half of the width, and in it what makes the same products: each head of 16 as one of 8.
+    narrow = [each.unflatten(-1, (4, 16))[..., :8].flatten(-2) for each in teacher]
+    wide = [torch.cat((each.unflatten(-1, (4, 8)),) * 2, dim=-1).flatten(-2) / 2**0.25 for each in narrow]
+    compare = comparison({"loss": "relations", "layers": [1, 3]}, config(3, width=32), config(6))
+    assert float(compare([narrow[layer] for layer in (0, 2, 4, 6)], wide, mask)) == pytest.approx(0, abs=1e-6)
+    assert float(compare([narrow[layer] for layer in (0, 2, 4, 5)], wide, mask)) > 0.1

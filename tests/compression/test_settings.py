@@ -164,6 +164,11 @@ BAD_FILES = [
     ("prune", OLD_PRUNER.replace("!Pruner", "!Other") + "end_epoch: 1\n", 5, ["!Other", "plain"]),
     ("distil", "distillation:\n  train:\n    criterion: CE\n", 3, ["criterion is 'CE'", "KnowledgeDistillationLoss"]),
     ("quantize", "quantization: {}\ntuning:\n  accuracy_criterion:\n    relative: x\n", 4, ["relative is 'x'"]),
+    # Of the exports.
+    ("quantize", "onnx:\n  smooth_quant_alpha: 0.5\n", 2, ["'smooth_quant_alpha' in onnx", "calibration_method"]),
+    ("quantize", "onnx: {calibration_method: kl}\n", 1, ["calibration_method is 'kl'", "entropy"]),
+    ("quantize", "openvino: {smooth_quant_alpha: 2}\n", 1, ["smooth_quant_alpha is 2", "at most 1"]),
+    ("quantize", "openvino: {excluded_op_names: ['(']}\n", 1, ["excluded_op_names is '('", "regular expression"]),
 ]
 
 
@@ -291,6 +296,21 @@ def test_numbers_have_the_type_that_inc_asks_for(tmp_path):
 def test_training_takes_no_recipes_from_the_top(tmp_path):
     path = write(tmp_path, "recipes: {smooth_quant: true}\nqat: {quant_level: 1}\nstatic: {quant_level: 0}\n")
     assert quantization_settings("qat", path) == {"quant_level": 1}
+
+
+def test_exports_take_their_own_keys_and_the_criterion_from_the_top(tmp_path):
+    criterion = {"tolerable_loss": 0.5}
+    path = write(
+        tmp_path,
+        "quant_level: 1\naccuracy_criterion: {tolerable_loss: 0.5}\nonnx: {calibration_method: entropy}\n"
+        "openvino: {smooth_quant_alpha: 0.5, excluded_op_names: ['.*query']}\n",
+    )
+    assert quantization_settings("onnx", path) == {"accuracy_criterion": criterion, "calibration_method": "entropy"}
+    assert quantization_settings("openvino", path) == {
+        "accuracy_criterion": criterion,
+        "smooth_quant_alpha": 0.5,
+        "excluded_op_names": [".*query"],
+    }
 
 
 def test_all_weights_of_two_decimals_sum_to_one_as_inc_compares_them(tmp_path):
@@ -493,12 +513,14 @@ def test_pruning_approaches():
 
 
 def test_shipped_files(capsys):
-    for approach in ("dynamic", "static", "ipex", "qat"):
+    for approach in ("dynamic", "static", "ipex", "qat", "onnx", "openvino"):
         quantization_settings(approach)
     assert pruning_settings()["excluded_op_names"] == [".*qa_outputs"]
     lock = pruning_settings(CONFIG_DIR / "prune_pattern_lock.yml")
     assert (lock["pruning_type"], lock["pattern"]) == ("pattern_lock", "1x1")
     assert lock["excluded_op_names"] == [".*qa_outputs"]
+    gradual = pruning_settings(CONFIG_DIR / "prune_encoder.yml")
+    assert (gradual["sparsity_decay_type"], gradual["pattern"], gradual["target_sparsity"]) == ("cubic", "1x1", 0.9)
     assert pruning_settings(CONFIG_DIR / "prune_slim.yml")["auto_slim"].keys() == {"mha_sparsity", "ffn2_sparsity"}
     assert distillation_settings()["loss_types"][1] == "CE"
     assert "intermediate" not in distillation_settings()

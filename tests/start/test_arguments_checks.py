@@ -158,7 +158,7 @@ def test_what_works_is_passed_over_in_silence(check):
 def test_bf16_is_for_processors_that_have_it_and_asked_for_by_its_own_flag(
     words, has_bf16, launched, named, check, monkeypatch
 ):
-    monkeypatch.setattr("torch.cpu._is_avx512_bf16_supported", lambda: has_bf16)
+    monkeypatch.setattr(arguments_checks, "processor", lambda: ("one", ["avx512", "bf16"] if has_bf16 else ["avx512"]))
     monkeypatch.delenv("ACCELERATE_MIXED_PRECISION", raising=False)
     if launched is not None:
         monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", launched)
