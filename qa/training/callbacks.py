@@ -19,6 +19,7 @@ from qa.compression.fake_quant import (
     activation_ranges,
     freeze_observers,
     keep_survivors,
+    observe_embeddings,
     observers_are_frozen,
     observers_at_rest,
 )
@@ -125,6 +126,7 @@ class BeforeConversion(TrainerCallback):
     def on_train_end(self, args, state, control, **kwargs):
         # Converted in training mode it would keep its dropout.
         self.trainer.model.eval()
+        observe_embeddings(self.trainer.model)
         if self.trainer.pruning_config is not None:
             keep_survivors(self.trainer.model)
 

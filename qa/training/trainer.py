@@ -21,7 +21,7 @@ from transformers.trainer import OPTIMIZER_NAME, SCHEDULER_NAME, TRAINER_STATE_N
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from transformers.utils import SAFE_WEIGHTS_NAME
 
-from qa.compression.fake_quant import calibrate_observers, observe_together
+from qa.compression.fake_quant import calibrate_observers, observe_together, rest_embeddings
 from qa.compression.pruning import check_pruners, pruner_state, restore_pruner, scores_by_gradients
 from qa.corrections.accelerate import mixed_precision
 from qa.corrections.inc import align_weight_quantizers, count_masks_once, loading_instructions
@@ -120,6 +120,7 @@ class CompressingTrainer(INCTrainer):
                     callback.remove_hook("on_train_begin", adaptor._pre_hook_for_qat)
             adaptor._pre_hook_for_qat()
             align_weight_quantizers(self.model, scored=any(map(scores_by_gradients, self._pruners)))
+            rest_embeddings(self.model)
             self._start_observers()
             if self.args.world_size > 1:
                 observe_together(self.model, lambda: self._counts)

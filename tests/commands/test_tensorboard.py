@@ -40,8 +40,8 @@ def test_scores_losses_sparsity_and_ranges_are_shown_over_steps(monkeypatch, tmp
     assert list(shown["eval/f1"]) == [last]
 
     names = {tag.partition("/")[2] for tag in shown if tag.startswith("activation_")}
-    # Ten places of one layer, however many layers there are: in front of and behind five linear operators.
-    assert len(names) == 10
+    # Twelve places of one layer, however many layers there are: in front of and behind six linear operators.
+    assert len(names) == 12
     block = "distilbert.transformer.layer.*"
     for name in names:
         low, high = shown[f"activation_min/{name}"], shown[f"activation_max/{name}"]

@@ -7,7 +7,7 @@ import pytest
 import torch
 from conftest import SAMPLE
 from torch.ao.nn.qat import Linear
-from torch.ao.quantization import MovingAverageMinMaxObserver, get_default_qat_qconfig
+from torch.ao.quantization import default_embedding_qat_qconfig, get_default_qat_qconfig
 
 from qa.corrections.ipex import without_ipex
 from qa.models.passes import Batches
@@ -112,17 +112,17 @@ def test_calibration_sets_ranges_anew_from_a_pass_in_evaluation_mode(training, b
     assert not fake_quant.observers_are_frozen(model)
 
     # What follows is not rounded by what comes before, and nothing is dropped.
-    expected = [MovingAverageMinMaxObserver(), MovingAverageMinMaxObserver()]
+    ends = [[], []]
     with torch.no_grad():
         for number in batches.by_length():
             hidden = model.words(batches.inputs(number)["input_ids"])
             weight = model.lin.weight_fake_quant(model.lin.weight)
-            expected[0](hidden)
-            expected[1](torch.nn.functional.linear(hidden, weight, model.lin.bias))
+            ends[0] += fake_quant.narrowed(hidden.flatten(0, -2))
+            ends[1] += fake_quant.narrowed(torch.nn.functional.linear(hidden, weight, model.lin.bias).flatten(0, -2))
     found = fake_quant.activation_ranges(model)
     assert found.keys() == {"0", "1"}
-    for name, observer in zip(("0", "1"), expected, strict=True):
-        assert found[name] == pytest.approx((float(observer.min_val), float(observer.max_val)), abs=1e-6)
+    for name, expected in zip(("0", "1"), ends, strict=True):
+        assert found[name] == pytest.approx((float(min(expected)), float(max(expected))), abs=1e-6)
     # From now on it rounds: 7 bits have no more than 128 values.
     assert len(model.eval()(torch.arange(len(tokenizer))[None])["start_logits"].unique()) <= 128
     assert int(model.activation_post_process_0.fake_quant_enabled) == 1
@@ -206,6 +206,22 @@ def test_no_weight_that_survived_pruning_rounds_to_zero():
     torch.testing.assert_close(rounded[:, 2:4] / step, torch.tensor([[1.0, -1.0], [4.0, -4.0]]), atol=1e-3, rtol=0)
 
 
+def test_embeddings_train_as_they_are_and_get_the_scales_of_their_last_rows():
+    torch.manual_seed(0)
+    table = torch.ao.nn.qat.Embedding(20, 8, qconfig=default_embedding_qat_qconfig)
+    model = torch.nn.Sequential(table)
+    fake_quant.rest_embeddings(model)
+    ids = torch.arange(20)
+    assert torch.equal(model(ids), table.weight)
+    with torch.no_grad():
+        table.weight *= 3
+    fake_quant.observe_embeddings(model)
+    scale, zero_point = table.weight_fake_quant.calculate_qparams()
+    low, high = table.weight.detach().aminmax(dim=1)
+    assert torch.allclose(scale, (high.clamp(min=0) - low.clamp(max=0)) / 255)
+    assert torch.allclose(zero_point, -low.clamp(max=0) / scale, atol=1e-4)
+
+
 # --- INC's configuration ---
 
 FP32 = {"weight": {"dtype": ["fp32"]}, "activation": {"dtype": ["fp32"]}}
@@ -224,3 +240,37 @@ def test_patterns_of_operators_are_spelled_out(dtype):
     assert config.op_type_dict == {"LayerNorm": FP32}
     config = fake_quant.training_quantization_config({}, model)
     assert config.op_name_dict == config.op_type_dict == {}
+
+
+# --- ranges (last: after passes in threads no process can be forked) ---
+
+
+def error(activations, low, high):
+    """Mean square of what rounding does, token by token in its own standard deviations; written out."""
+    step = (high - low) / 255
+    total = 0.0
+    for token in activations.double():
+        levels = ((token - float(low)) / float(step)).round().clamp(0, 255)
+        total += float(((levels * float(step) + float(low) - token) / token.std()).square().mean())
+    return total / len(activations)
+
+
+def test_activations_without_outliers_keep_their_range():
+    activations = torch.rand(500, 32, generator=torch.Generator().manual_seed(0)) * 3 - 1
+    assert fake_quant.narrowed(activations) == tuple(torch.aminmax(activations))
+
+
+def test_a_few_huge_tokens_are_clipped_and_the_others_keep_their_steps():
+    activations = torch.randn(1000, 64, generator=torch.Generator().manual_seed(0))
+    activations[::100, 7] = 190.0
+    low, high = fake_quant.narrowed(activations)
+    whole = torch.aminmax(activations)
+    assert low == whole.min
+    assert 4 < high < 0.2 * 190
+    assert error(activations, low, high) < 0.5 * error(activations, *whole)
+
+
+def test_a_range_holds_zero_and_may_be_empty():
+    assert fake_quant.narrowed(torch.rand(9, 4) + 1)[0] == 0
+    assert fake_quant.narrowed(-torch.rand(9, 4) - 1)[1] == 0
+    assert fake_quant.narrowed(torch.zeros(9, 4)) == (0, 0)
