@@ -16,7 +16,7 @@ INSTALLED := from importlib.util import find_spec; from qa.start.engines import 
 	print(*(name for name, engine in ENGINES.items() if all(map(find_spec, engine.packages))))
 EXTRAS = $(shell $(PYTHON) -c '$(INSTALLED)')
 
-.PHONY: demo test unit lint bench clean
+.PHONY: demo test unit lint mutants bench clean
 
 demo: .venv/run-ready
 	$(QUANTIZE) --output_dir $(OUT)/dynamic
@@ -40,6 +40,19 @@ lint: .venv/test-ready
 	$(PYTHON) -m ruff check .
 	$(PYTHON) -m ruff format --check .
 
+# Changes of the code that no test notices; docs/development.md names those that are known. One room alone:
+#   make mutants MUTANTS="qa.questions.answers.*"
+MUTANTS := *[147]
+MUTMUT := PYTHONPATH=.mutmut OMP_NUM_THREADS=1 $(PYTHON) -m mutmut
+
+mutants: .venv/test-ready .mutmut/bin/mutmut
+	$(MUTMUT) run "$(MUTANTS)"
+	$(MUTMUT) results
+
+# Not in .venv, where its packages might move others.
+.mutmut/bin/mutmut:
+	$(PYTHON) -m pip install --quiet --target .mutmut mutmut==3.8.1
+
 # The cost of each stage beside its plain form, to benchmarks/RESULTS.md. Another model, other questions, single stages:
 #   make bench BENCH_FLAGS="--model_name_or_path ... --train_file ... --validation_file ... --stages start training"
 bench: .venv/run-ready
@@ -57,4 +70,4 @@ bench: .venv/run-ready
 	touch $@
 
 clean:
-	rm -rf .venv $(OUT)
+	rm -rf .venv .mutmut mutants $(OUT)

@@ -129,7 +129,7 @@ def _seen_best(features, rows, shape):
     if "token_is_max_context" in names:
         for row, number in enumerate(rows):
             best = features[int(number)]["token_is_max_context"] or {}
-            seen_best[row] = [bool(best.get(str(token), False)) for token in range(shape[1])]
+            seen_best[row] = [bool(best.get(str(token))) for token in range(shape[1])]
     return seen_best
 
 

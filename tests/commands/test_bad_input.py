@@ -331,6 +331,7 @@ POST_TRAINING = {
     "Python name in arguments": (arguments("a.yaml", "+seed: !!python/name:os.system"), ["a.yaml", "python/name"]),
     "unknown key": (arguments("a.yaml", "+no_such_key: 1"), ["no_such_key"]),
     "unknown key with a list": (arguments("a.yaml", "+no_such_key: [1, 2]"), ["no_such_key"]),
+    "key twice": (arguments("a.yaml", "+seed: 1\nseed: 2"), ["a.yaml, line", "'seed'", "twice"]),
     "key that is a number": (arguments("a.yaml", "+41: 2"), ["41"]),
     "list for a number": (arguments("a.yaml", "+max_seq_length: [1, 2]"), ["max_seq_length"]),
     "mapping for a number": (arguments("a.yaml", "+max_seq_length: {a: 1}"), ["max_seq_length"]),

@@ -203,6 +203,46 @@ def test_a_feature_without_context_is_answered_with_the_word_empty_or_nothing(ve
     assert (found.null_odds == {"a": 2.0}) if version_2 else found.null_odds is None
 
 
+@pytest.mark.parametrize("version_2", [False, True])
+def test_spans_without_a_character_are_no_answer(version_2):
+    """Several of them; the transformers example knows no answer to SQuAD 2.0 then, and ends."""
+    rows, features, logits = one_example([None, [3, 3], [3, 3]], [1, 3, 2], [1, 3, 2])
+    found = extract_answers(rows, features, logits, version_2, null_score_diff_threshold=0.0)
+    texts = [entry["text"] for entry in found.nbest["a"]]
+    assert sum(entry["probability"] for entry in found.nbest["a"]) == pytest.approx(1)
+    assert found.spans == {"a": None}
+    assert found.predictions == {"a": ""}
+    if version_2:
+        assert texts == ["empty", "", "", "", ""]
+        assert found.null_odds == {"a": 2.0}
+        found = extract_answers(rows, features, logits, version_2, null_score_diff_threshold=2.0)
+        assert found.predictions == {"a": "empty"}
+    else:
+        assert texts == ["", "", ""]
+
+
+def test_the_best_of_several_may_have_no_character():
+    rows, features, logits = one_example([None, [3, 3], [0, 3]], [1, 3, 2], [1, 3, 2])
+    found = extract_answers(rows, features, logits)
+    assert [entry["text"] for entry in found.nbest["a"]] == ["", "", "one"]
+    assert (found.predictions, found.spans) == ({"a": ""}, {"a": None})
+    # In SQuAD 2.0 the best that has some is compared with the null score.
+    found = extract_answers(rows, features, logits, True, null_score_diff_threshold=0.0)
+    assert (found.predictions, found.spans, found.null_odds) == ({"a": "one"}, {"a": (0, 3)}, {"a": -2.0})
+
+
+@pytest.mark.parametrize("version_2", [False, True])
+def test_spans_are_where_the_answers_are(version_2):
+    rows, features, logits = random_case(np.random.default_rng(9), 20)
+    found = extract_answers(rows, features, logits, version_2, 3)
+    assert list(found.spans) == list(found.predictions) == [row["id"] for row in rows]
+    for row in rows:
+        text, span = found.predictions[row["id"]], found.spans[row["id"]]
+        assert text in ([row["context"][slice(*span)]] if span else ["", "empty"])
+    if version_2:
+        assert {bool(span) for span in found.spans.values()} == {True, False}
+
+
 def test_the_null_threshold_is_strict():
     rows, features, logits = one_example([None, [0, 3], [4, 7]], [2, 1, 0], [2, 1, 0])
     assert extract_answers(rows, features, logits, True).null_odds == {"a": 2.0}
@@ -276,6 +316,12 @@ def test_the_files_hold_every_number_and_text_to_the_last_digit_in_their_order(t
     write_answers(answers_room.Answers({}, nbest, None), tmp_path)
     written = (tmp_path / "nbest_predictions.json").read_bytes().decode()
     assert textbook.as_json(json.loads(written)) == textbook.as_json(json.loads(textbook.as_json(nbest)))
+
+
+def test_half_a_character_is_written_in_the_same_layout(tmp_path):
+    for text, written in (("é", "é"), ("\ud83d", "\\ud83d")):
+        write_answers(answers_room.Answers({"a": text}, {}, None), tmp_path)
+        assert (tmp_path / "predictions.json").read_text(encoding="utf-8") == f'{{\n  "a": "{written}"\n}}\n'
 
 
 def test_predictions_that_do_not_fit_are_refused(tmp_path):
