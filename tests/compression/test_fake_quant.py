@@ -167,7 +167,12 @@ def test_processes_move_their_ranges_as_one_with_all_batches_would(counts, tmp_p
     batches = [torch.tensor([[1, 2], [3, 4]]), torch.tensor([[5, 6], [7, 8]])]
     context = multiprocessing.get_context("fork")
     found = context.SimpleQueue()
-    other = context.Process(target=lambda: found.put(one_of_two(1, tmp_path, batches, counts)), daemon=True)
+
+    def be_the_other():
+        torch.set_num_threads(1)  # this process's threads are not there after a fork
+        found.put(one_of_two(1, tmp_path, batches, counts))
+
+    other = context.Process(target=be_the_other, daemon=True)
     other.start()
     try:
         both = [one_of_two(0, tmp_path, batches, counts), found.get()]
