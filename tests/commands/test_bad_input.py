@@ -739,6 +739,7 @@ TABLE = [
 ]
 
 
+@pytest.mark.recipe
 @pytest.mark.parametrize(("script", "changes", "expected"), TABLE)
 def test_bad_input_is_refused_in_one_line(script, changes, expected, tmp_path):
     flags = good_flags(script, tmp_path)

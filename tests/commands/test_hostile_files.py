@@ -267,6 +267,7 @@ FILES = {
 }
 
 
+@pytest.mark.recipe
 @pytest.mark.parametrize("name", FILES)
 def test_no_file_runs_code_and_each_is_refused(name, tmp_path):
     script, prepare, expected = FILES[name]
