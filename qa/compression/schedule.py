@@ -119,8 +119,7 @@ def merge_flags(settings, flags, given):
         if locked:
             pruner |= {"start_step": 0, "end_step": 0}
         else:
-            epochs = {key.replace("epoch", "step") for key in pruner if key.endswith("_epoch")}
-            pruner = {**{key: value for key, value in flags.items() if key not in epochs}, **pruner}
+            pruner = {**flags, **pruner}
             if "target_sparsity" in won:  # INC's own limit, unlike one in the file, is not meant against it
                 pruner.setdefault("max_sparsity_ratio_per_op", max(MOST_PER_OPERATOR, pruner["target_sparsity"]))
         check_pruner(pruner, lambda key: f"--{key}" if key in given else f"{key} of the pruning configuration")
