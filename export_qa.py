@@ -21,7 +21,7 @@ from dataclasses import dataclass, field
 
 from qa.compression.settings import CONFIG_DIR, find_config, quantization_settings
 from qa.corrections.ipex import without_ipex
-from qa.models.compressed import is_dynamic, load_compressed
+from qa.models.compressed import is_dynamic, is_ipex, load_compressed
 from qa.models.loading import is_int8, name_on_hub
 from qa.results.course import claim, conclude, draw_calibration, load_base_model, read_inputs, seen_batches
 from qa.results.hub import hub_of
@@ -102,7 +102,7 @@ def check_int8_folder(run):
     name, export_format = run.model_args.model_name_or_path, run.optimization_args.export_format
     if kind_of(name) != "folder":
         raise UsageError(f"--model_name_or_path {name} is quantized already; download it and give its local folder")
-    if getattr(run.config, "backend", None) == "ipex" or run.config.torchscript:
+    if is_ipex(run.config) or run.config.torchscript:
         raise UsageError(
             f"--model_name_or_path {name} is a TorchScript program of IPEX, which cannot be taken apart; export the "
             "folder of the static recipe, the same command without --use_ipex"

@@ -9,6 +9,7 @@ import numpy as np
 
 from qa.start.process import chosen_threads
 
+# What question-answering models give, in every engine.
 LOGITS = ["start_logits", "end_logits"]
 
 

@@ -10,6 +10,7 @@ import pyarrow.compute as pc
 from tqdm.auto import tqdm
 
 from qa.models.compressed import is_torchscript
+from qa.models.engine_runs import LOGITS
 from qa.start.processes import add_up, own_share
 
 
@@ -105,7 +106,7 @@ def _logits_of_torch(model, batches, rows, device):
 
     with torch.inference_mode():
         outputs = model(**{name: values.to(device) for name, values in batches.inputs(rows).items()})
-        return {name: torch.as_tensor(outputs[name]).float().cpu().numpy() for name in ("start_logits", "end_logits")}
+        return {name: torch.as_tensor(outputs[name]).float().cpu().numpy() for name in LOGITS}
 
 
 def _logits_of_engine(model, batches, rows, device):
@@ -123,7 +124,7 @@ def predict_logits(model, batches, device="cpu", desc="Evaluating"):
         position `i` is token `i`, and what lies behind the last token of a feature is -inf.
     """
     shape = (len(batches.lengths), int(batches.lengths.max()))
-    results = {name: np.zeros(shape, dtype=np.float32) for name in ("start_logits", "end_logits")}
+    results = {name: np.zeros(shape, dtype=np.float32) for name in LOGITS}
     tokens = np.arange(shape[1]) < batches.lengths[:, None]
     for rows, mask, logits in forward_passes(model, batches, device, desc, own_share(batches.by_length())):
         for name, result in results.items():

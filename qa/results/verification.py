@@ -7,9 +7,7 @@ Does not belong here: loading them (`qa/models/`).
 import sys
 
 from qa.models.compressed import is_torchscript
-
-# What question-answering models give.
-LOGITS = ("start_logits", "end_logits")
+from qa.models.engine_runs import LOGITS
 
 
 def largest_difference(model, other, inputs, names=LOGITS):
