@@ -25,6 +25,7 @@ from qa.compression.fake_quant import calibrate_observers, observe_together, res
 from qa.compression.pruning import check_pruners, pruner_state, restore_pruner, scores_by_gradients
 from qa.corrections.accelerate import mixed_precision
 from qa.corrections.inc import align_weight_quantizers, count_masks_once, loading_instructions
+from qa.corrections.torch_training import fast_steps
 from qa.models.compressed import drop_stale_weights, load_pickled
 from qa.models.inputs import TEACHER_TYPES
 from qa.start.errors import UsageError
@@ -127,7 +128,8 @@ class CompressingTrainer(INCTrainer):
         if self.args.process_index > 0:
             # As different as the rows of one batch: with one seed all processes would drop the same neurons out.
             torch.manual_seed(self.args.seed + self.args.process_index)
-        trained = super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
+        with fast_steps():
+            trained = super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
         if self.is_world_process_zero():
             with written_beside(self.args.output_dir) as folder:
                 self.state.save_to_json(folder / TRAINER_STATE_NAME)
