@@ -140,7 +140,8 @@ def main():
     config = quantization_config(settings, approach, use_ipex, training_args.bf16)
     score = f1_of_trials(evaluated["eval"], data_args) if "accuracy_criterion" in settings else None
     if not (done := is_done(run)):
-        quantized = quantize(model, config, run.output_dir, calibration, score)
+        ranges = settings.get("minmax_ranges", "whole")
+        quantized = quantize(model, config, run.output_dir, calibration, score, ranges)
         if quantized is None:
             print("no trial met the accuracy criterion; nothing was saved")
             sys.exit(1)

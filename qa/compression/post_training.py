@@ -11,13 +11,17 @@ import torch
 from neural_compressor import PostTrainingQuantConfig, set_workspace
 from neural_compressor.config import AccuracyCriterion, TuningCriterion
 from optimum.intel import INCQuantizer
+from torch.ao.quantization import MinMaxObserver
 from tqdm.auto import tqdm
 
+from qa.compression.ranges import narrowed_ranges
 from qa.corrections.inc import kept_exceptions
+from qa.corrections.torch_dynamic import eight_bits
 from qa.corrections.torch_tracer import trace_without_stacks
 from qa.models.compressed import drop_stale_weights
 from qa.start.errors import UsageError
 from qa.start.output import written_beside
+from qa.start.processor import processor
 
 # Largest difference between the logits in memory and after loading that counts as the same model.
 VERIFY_TOLERANCE = {
@@ -43,7 +47,7 @@ def quantization_config(settings, approach, use_ipex=False, bf16=False):
     Returns:
         A fresh `PostTrainingQuantConfig`.
     """
-    settings = dict(settings)
+    settings = {key: value for key, value in settings.items() if key != "minmax_ranges"}
     for key, kind in (("accuracy_criterion", AccuracyCriterion), ("tuning_criterion", TuningCriterion)):
         if key in settings:
             settings[key] = kind(**settings[key])
@@ -56,7 +60,7 @@ def quantization_config(settings, approach, use_ipex=False, bf16=False):
     )
 
 
-def quantize(model, config, output_dir, calibration=None, score=None):
+def quantize(model, config, output_dir, calibration=None, score=None, minmax_ranges="whole"):
     """Quantize a model and save it.
 
     Args:
@@ -66,6 +70,7 @@ def quantize(model, config, output_dir, calibration=None, score=None):
         calibration: `Batches` of the calibration features (static approach only).
         score: callable from a model to its F1. INC then quantizes again and again, leaving out more operators each
             time, until the accuracy criterion of `config` is met.
+        minmax_ranges: what INC's algorithm `minmax` takes for the ranges of activations, `whole` or `narrowed`.
 
     Returns:
         The quantized model in evaluation mode, or `None` if no trial met the criterion; nothing is saved then.
@@ -77,7 +82,7 @@ def quantize(model, config, output_dir, calibration=None, score=None):
     quantizer = INCQuantizer.from_pretrained(
         model,
         eval_fn=score,
-        calibration_fn=_calibration(calibration) if calibration else None,
+        calibration_fn=_calibration(calibration, minmax_ranges) if calibration else None,
         task="question-answering",
     )
     if calibration:
@@ -89,7 +94,7 @@ def quantize(model, config, output_dir, calibration=None, score=None):
     with tempfile.TemporaryDirectory() as workspace:
         set_workspace(workspace)
         os.environ["FORCE_BF16"] = "0" if config.excluded_precisions else "1"
-        with kept_exceptions() as kept:
+        with kept_exceptions() as kept, eight_bits("vnni" in processor()[1]):
             try:
                 with written_beside(output_dir) as folder:
                     quantizer.quantize(config, save_directory=folder)
@@ -116,10 +121,18 @@ def _reason(error):
     )
 
 
-def _calibration(batches):
+def _calibration(batches, minmax_ranges):
     def run(model):
-        with torch.inference_mode():
-            for rows in tqdm(list(batches.by_length()), desc="Calibrating", unit="batch", delay=2):
+        """Show the batches to INC's observers, on PyTorch's own backend or on that of IPEX."""
+        narrow = minmax_ranges == "narrowed"
+        observers = [module for module in model.modules() if narrow and type(module) is MinMaxObserver]
+        shown = list(batches.by_length())
+        with torch.inference_mode(), narrowed_ranges(observers, len(shown)) as ranges:
+            for rows in tqdm(shown, desc="Calibrating", unit="batch", delay=2):
                 model(**batches.inputs(rows))
+        for observer, ends in ranges.items():
+            if ends:
+                observer.reset_min_max_vals()
+                observer(torch.stack(ends))
 
     return run

@@ -110,6 +110,12 @@ class PostTraining(QuantizationAware):
     ) = None
 
 
+class Calibrated(PostTraining):
+    """The same, and a key of our own."""
+
+    minmax_ranges: Literal["narrowed", "whole"] = None
+
+
 class ByOnnxRuntime(_Mapping):
     """Keys of our own for export_qa.py, and INC's criterion."""
 
@@ -131,8 +137,8 @@ class Quantization(PostTraining):
     """Keys at the top are for every approach, those under its name for that one."""
 
     dynamic: PostTraining = None
-    static: PostTraining = None
-    ipex: PostTraining = None
+    static: Calibrated = None
+    ipex: Calibrated = None
     qat: QuantizationAware = None
     onnx: ByOnnxRuntime = None
     openvino: ByNNCF = None

@@ -17,6 +17,7 @@ from qa.start.arguments import DataTrainingArguments
 
 with without_ipex():
     from qa.compression import fake_quant
+    from qa.compression.ranges import narrowed
     from qa.corrections.inc import align_weight_quantizers
 
 QCONFIG = get_default_qat_qconfig("x86")
@@ -117,8 +118,8 @@ def test_calibration_sets_ranges_anew_from_a_pass_in_evaluation_mode(training, b
         for number in batches.by_length():
             hidden = model.words(batches.inputs(number)["input_ids"])
             weight = model.lin.weight_fake_quant(model.lin.weight)
-            ends[0] += fake_quant.narrowed(hidden.flatten(0, -2))
-            ends[1] += fake_quant.narrowed(torch.nn.functional.linear(hidden, weight, model.lin.bias).flatten(0, -2))
+            ends[0] += narrowed(hidden.flatten(0, -2))
+            ends[1] += narrowed(torch.nn.functional.linear(hidden, weight, model.lin.bias).flatten(0, -2))
     found = fake_quant.activation_ranges(model)
     assert found.keys() == {"0", "1"}
     for name, expected in zip(("0", "1"), ends, strict=True):
@@ -245,37 +246,3 @@ def test_patterns_of_operators_are_spelled_out(dtype):
     assert config.op_type_dict == {"LayerNorm": FP32}
     config = fake_quant.training_quantization_config({}, model)
     assert config.op_name_dict == config.op_type_dict == {}
-
-
-# --- ranges (last: after passes in threads no process can be forked) ---
-
-
-def error(activations, low, high):
-    """Mean square of what rounding does, token by token in its own standard deviations; written out."""
-    step = (high - low) / 255
-    total = 0.0
-    for token in activations.double():
-        levels = ((token - float(low)) / float(step)).round().clamp(0, 255)
-        total += float(((levels * float(step) + float(low) - token) / token.std()).square().mean())
-    return total / len(activations)
-
-
-def test_activations_without_outliers_keep_their_range():
-    activations = torch.rand(500, 32, generator=torch.Generator().manual_seed(0)) * 3 - 1
-    assert fake_quant.narrowed(activations) == tuple(torch.aminmax(activations))
-
-
-def test_a_few_huge_tokens_are_clipped_and_the_others_keep_their_steps():
-    activations = torch.randn(1000, 64, generator=torch.Generator().manual_seed(0))
-    activations[::100, 7] = 190.0
-    low, high = fake_quant.narrowed(activations)
-    whole = torch.aminmax(activations)
-    assert low == whole.min
-    assert 4 < high < 0.2 * 190
-    assert error(activations, low, high) < 0.5 * error(activations, *whole)
-
-
-def test_a_range_holds_zero_and_may_be_empty():
-    assert fake_quant.narrowed(torch.rand(9, 4) + 1)[0] == 0
-    assert fake_quant.narrowed(-torch.rand(9, 4) - 1)[1] == 0
-    assert fake_quant.narrowed(torch.zeros(9, 4)) == (0, 0)

@@ -149,6 +149,8 @@ BAD_FILES = [
     ("quantize", "accuracy_criterion: {tolerable_loss: -1}\n", 1, ["tolerable_loss is -1", "at least 0"]),
     ("quantize", "accuracy_criterion: {higher_is_better: 1}\n", 1, ["higher_is_better is 1", "true or false"]),
     ("quantize", "static:\n  tuning_criterion:\n    max_trials: 0\n", 3, ["max_trials is 0", "at least 1"]),
+    ("quantize", "dynamic:\n  minmax_ranges: narrowed\n", 2, ["'minmax_ranges'", "op_name_dict"]),
+    ("quantize", "static: {minmax_ranges: short}\n", 1, ["minmax_ranges is 'short'", "narrowed, whole"]),
     ("quantize", "tuning_criterion: {timeout: .inf}\n", 1, ["timeout is inf", "number"]),
     ("quantize", "tuning_criterion: {timeout: '1'}\n", 1, ["timeout is '1'", "number"]),
     ("quantize", "tuning_criterion: {strategy: best}\n", 1, ["'best'", "basic", "random"]),
@@ -262,10 +264,12 @@ NEW_FILES = [
         "quant_level: 0\nrecipes: {smooth_quant: true}\ndynamic: {quant_level: auto}\n"
         "accuracy_criterion: &loss {criterion: absolute, tolerable_loss: 1, higher_is_better: true}\n"
         "static:\n  quant_level: 1\n  op_type_dict: {Linear: {weight: {dtype: [int8, fp32], scheme: sym}}}\n"
+        "  minmax_ranges: whole\n"
         "  tuning_criterion: {max_trials: 3, timeout: 0, strategy: mse, objective: [accuracy, modelsize]}\n"
         "qat: {accuracy_criterion: *loss}\n",
         {
             "quant_level": 1,
+            "minmax_ranges": "whole",
             "recipes": {"smooth_quant": True},
             "op_type_dict": {"Linear": {"weight": {"dtype": ["int8", "fp32"], "scheme": "sym"}}},
             "accuracy_criterion": {"criterion": "absolute", "tolerable_loss": 1.0, "higher_is_better": True},
