@@ -18,6 +18,7 @@ with process_as_it_was(), without_ipex():
 
     from qa.compression.distillation import distillation_loss, inputs_of_teacher
     from qa.compression.fake_quant import observers_at_rest
+    from qa.models.engine_runs import LOGITS
     from qa.models.inputs import TEACHER_TYPES
     from qa.models.passes import Batches, predict_logits
     from qa.training.batches import MASKED_LOGIT, labels_of
@@ -137,7 +138,7 @@ class QuestionAnsweringINCTrainer(CompressingTrainer):
                     criterion.loss_types[1],
                     criterion.temperature,
                 )
-                for side, name in enumerate(("start_logits", "end_logits"))
+                for side, name in enumerate(LOGITS)
             )
             parts = [loss, distilled]
             loss = (weights[0] * loss + weights[1] * distilled) / sum(weights)

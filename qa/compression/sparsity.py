@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 from transformers import PreTrainedModel
 
+from qa.models.engine_runs import LOGITS
 from qa.models.inputs import columns_taken
 from qa.start.output import write_text
 
@@ -45,9 +46,10 @@ def unused_linears(model):
                 inputs[name] = torch.ones_like(inputs["input_ids"])
             outputs = model.eval()(**inputs)
             # A language model has logits of words, or states of the last layer.
-            logits = [outputs[name] for name in ("start_logits", "end_logits") if name in outputs] or [outputs[0]]
+            logits = [outputs[name] for name in LOGITS if name in outputs] or [outputs[0]]
             total = sum(each.sum() for each in logits)
-            gradients = torch.autograd.grad(total, list(weights.values()), allow_unused=True)
+            # A model whose operators are all int8 has none to ask about.
+            gradients = torch.autograd.grad(total, list(weights.values()), allow_unused=True) if weights else ()
         model.train(was_training)
         _UNUSED[model] = {name for name, gradient in zip(weights, gradients, strict=True) if gradient is None}
     return _UNUSED[model]

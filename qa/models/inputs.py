@@ -9,6 +9,7 @@ import inspect
 
 import torch
 
+from qa.models.engine_runs import LOGITS
 from qa.questions.spans import PROBE, own_rules
 from qa.start.errors import UsageError
 
@@ -109,7 +110,7 @@ def _logits(model, window, padding=()):
     # In inference mode layers that keep a table of positions could no longer be trained.
     with torch.no_grad():
         outputs = model(**inputs)
-    logits = torch.cat([outputs[name] for name in ("start_logits", "end_logits")])
+    logits = torch.cat([outputs[name] for name in LOGITS])
     if logits.shape != (2, inputs["input_ids"].shape[1]):
         raise ValueError(f"its logits have the shape {list(logits.shape)}")
     return logits

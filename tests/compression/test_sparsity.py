@@ -5,6 +5,7 @@ import json
 import pytest
 import torch
 from small_models import small_model
+from torch.ao.quantization import quantize_dynamic
 
 from qa.compression.sparsity import (
     answer_head,
@@ -44,6 +45,12 @@ def test_only_what_is_not_used_is_left_out(tokenizer):
     assert len(prunable_weights(model)) == 12
     config = pruning_config({"excluded_op_names": [".*qa_outputs"]}, model)
     assert config.weight_compression["excluded_op_names"] == [".*qa_outputs", r"^bert\.pooler$", "^qa_outputs$"]
+
+
+def test_a_model_without_a_linear_operator_in_fp32_has_none_that_is_unused(tokenizer):
+    model = quantize_dynamic(small_model("bert", tokenizer), {torch.nn.Linear})
+    assert unused_linears(model) == set()
+    assert len(prunable_weights(model)) == 12
 
 
 class Wrapped(torch.nn.Module):
