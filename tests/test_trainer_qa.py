@@ -57,6 +57,23 @@ def trainer_of(questions, tmp_path):
     return make
 
 
+def test_steps_of_a_training_take_the_fast_dropout_and_nothing_else_does(trainer_of, monkeypatch):
+    from torch.nn import functional
+
+    from qa.corrections import torch_training
+
+    taken, plain, dropout = [], functional.dropout, torch_training.dropout
+    monkeypatch.setattr(torch_training, "dropout", lambda *args: taken.append(1) or dropout(*args))
+    trainer = trainer_of({"max_steps": 2}, quantization_config=None)
+    trainer.train()
+    # DistilBERT: the embeddings, in each of three layers the probabilities of attention and the feed-forward part, and
+    # in front of the head.
+    assert len(taken) == 2 * (1 + 3 * 2 + 1)
+    assert functional.dropout is plain
+    trainer.evaluate()
+    assert len(taken) == 2 * (1 + 3 * 2 + 1)
+
+
 def test_a_script_of_ones_own_trains_without_calibration_and_leaves_the_state(trainer_of, tmp_path):
     (tmp_path / "out" / "checkpoint-1-best").mkdir(parents=True)
     trainer = trainer_of({"max_steps": 3, "save_steps": 1, "save_total_limit": 1, "logging_steps": 1})

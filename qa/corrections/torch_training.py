@@ -41,18 +41,18 @@ def attention(query, key, value, attn_mask=None, dropout_p=0.0, is_causal=False,
     """Attend to values, as `torch.nn.functional.scaled_dot_product_attention` does, in separate steps.
 
     Args:
-        query, key, value: `(b, heads, l, size)` float tensors. What needs no gradient, or is not in memory of the
-            processor, is left to torch's own function.
+        query, key, value: `(b, heads, l, size)` float tensors; if they are not in memory of the processor, or of
+            several dtypes, torch's own function does the work.
         attn_mask: `(b, 1, l, l)` float, added to the scores, or `None`.
         dropout_p, is_causal, scale, others: those of torch; it also takes over where the mask is of another kind.
 
     Returns:
         `(b, heads, l, size)` of the same dtype.
     """
-    differentiated = torch.is_grad_enabled() and (query.requires_grad or key.requires_grad or value.requires_grad)
+    # Not only what is differentiated at once: gradient checkpoints compute it twice, first without gradients.
     added = attn_mask is None or attn_mask.is_floating_point()
     alike = query.dtype == key.dtype == value.dtype
-    if query.device.type != "cpu" or not differentiated or is_causal or others or not (added and alike):
+    if query.device.type != "cpu" or is_causal or others or not (added and alike):
         return _attention(query, key, value, attn_mask, dropout_p, is_causal, scale=scale, **others)
     # Autocast would convert the scores to fp32 and back, for a softmax that computes in fp32 by itself.
     with torch.autocast("cpu", enabled=False):

@@ -128,12 +128,15 @@ class CompressingTrainer(INCTrainer):
         if self.args.process_index > 0:
             # As different as the rows of one batch: with one seed all processes would drop the same neurons out.
             torch.manual_seed(self.args.seed + self.args.process_index)
-        with fast_steps():
-            trained = super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
+        trained = super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
         if self.is_world_process_zero():
             with written_beside(self.args.output_dir) as folder:
                 self.state.save_to_json(folder / TRAINER_STATE_NAME)
         return trained
+
+    def training_step(self, *args, **kwargs):
+        with fast_steps():
+            return super().training_step(*args, **kwargs)
 
     def _set_signature_columns_if_needed(self):
         super()._set_signature_columns_if_needed()

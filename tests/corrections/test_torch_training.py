@@ -65,23 +65,47 @@ def test_attention_and_its_gradients_are_torchs(dtype, tolerance, masked):
         torch.testing.assert_close(ours, torchs, rtol=tolerance, atol=tolerance)
 
 
-def test_models_train_with_both_and_are_evaluated_with_torchs(monkeypatch):
+@pytest.fixture
+def model():
     config = BertConfig(
         vocab_size=50, hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32
     )
     torch.manual_seed(0)
-    model = BertForQuestionAnswering(config)
-    tokens = torch.arange(24).view(2, 12)
+    return BertForQuestionAnswering(config)
+
+
+TOKENS = torch.arange(24).view(2, 12)
+
+
+def test_a_step_uses_both_and_leaves_nothing_behind(model, monkeypatch):
     drawn = []
     random = torch.Tensor.random_
     monkeypatch.setattr(torch.Tensor, "random_", lambda self, *args: drawn.append(self.numel()) or random(self, *args))
-    with fast_steps():
-        model.train()(tokens)
-        # Embeddings, the probabilities of attention, and two outputs of the layer.
-        assert drawn == [96, 144, 96, 96]
-        with torch.no_grad():
-            inside = model.eval()(tokens).start_logits
+    with pytest.raises(KeyError), fast_steps():
+        model.train()(TOKENS)
+        raise KeyError
+    # Embeddings, the probabilities of attention, and two outputs of the layer; four elements each.
     assert drawn == [96, 144, 96, 96]
     assert (functional.dropout, functional.scaled_dot_product_attention) == TORCHS
-    with torch.no_grad():
-        assert torch.equal(model(tokens).start_logits, inside)
+    model(TOKENS)
+    assert drawn == [96, 144, 96, 96]
+
+
+@pytest.mark.parametrize("share", [0.0, 0.4])
+@pytest.mark.parametrize("reentrant", [False, True])
+def test_gradient_checkpoints_drop_the_same_out_twice(model, reentrant, share):
+    for module in model.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = share
+    model.bert.encoder.layer[0].attention.self.dropout_prob = share
+    gradients = []
+    for checkpointing in (False, True):
+        if checkpointing:
+            model.gradient_checkpointing_enable({"use_reentrant": reentrant})
+        model.zero_grad()
+        torch.manual_seed(0)
+        with fast_steps():
+            labels = torch.tensor([1, 2])
+            model.train()(TOKENS, start_positions=labels, end_positions=labels).loss.backward()
+        gradients.append([weights.grad.clone() for weights in model.parameters()])
+    assert all(map(torch.equal, *gradients))
