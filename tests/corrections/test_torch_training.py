@@ -108,4 +108,6 @@ def test_gradient_checkpoints_drop_the_same_out_twice(model, reentrant, share):
             labels = torch.tensor([1, 2])
             model.train()(TOKENS, start_positions=labels, end_positions=labels).loss.backward()
         gradients.append([weights.grad.clone() for weights in model.parameters()])
-    assert all(map(torch.equal, *gradients))
+    # Up to the last bits: without gradients torch's other operators may sum in another order.
+    for plain, twice in zip(*gradients, strict=True):
+        torch.testing.assert_close(twice, plain, rtol=1e-4, atol=1e-6)
