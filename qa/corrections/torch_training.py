@@ -24,16 +24,17 @@ def dropout(values, p=0.5, training=True, inplace=False):
 
     Args:
         values: float tensor; if it is not in memory of the processor, torch's own function does the work.
-        p, training, inplace: those of torch.
+        p, training, inplace: those of torch, whose function also does what is nearer to nothing or all than 1/65,536.
 
     Returns:
         Tensor of the same shape and dtype.
     """
-    if not training or not 0.0 < p < 1.0 or inplace or values.device.type != "cpu":
+    dropped = round(p * DRAWN)
+    if not training or not 0 < dropped < DRAWN or inplace or values.device.type != "cpu":
         return _dropout(values, p, training, inplace)
     count = values.numel()
     drawn = torch.empty(-(-count // 4), dtype=torch.int64).random_(-(2**63), None).view(torch.int16)[:count]
-    kept = drawn.view(values.shape) >= round(p * DRAWN) - DRAWN // 2
+    kept = drawn.view(values.shape) >= dropped - DRAWN // 2
     return values * kept.to(values.dtype).mul_(1.0 / (1.0 - p))
 
 
