@@ -8,8 +8,7 @@ BASE_PYTHON := $(shell for python in python3.11 python3.12 python3; do \
 PYTHON := .venv/bin/python
 OUT := out
 DEMO := --model_name_or_path sample/distilbert-qa-wide --train_file sample/train.json \
-	--validation_file sample/dev.json --do_eval --verify_loading --no_cuda --per_device_eval_batch_size 16 \
-	--apply_quantization --report
+	--validation_file sample/dev.json --do_eval --verify_loading --no_cuda --apply_quantization --report
 QUANTIZE := $(PYTHON) run_qa_post_training.py $(DEMO)
 # The engines that are installed, by requirements-onnx.txt and requirements-openvino.txt: they join the demo.
 INSTALLED := from importlib.util import find_spec; from qa.start.engines import ENGINES; \

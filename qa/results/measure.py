@@ -26,8 +26,8 @@ from qa.start.stack import PROJECT_DIR
 
 # Batches that are timed, spread evenly over the lengths of the features.
 TIMED_BATCHES = 12
-# A TorchScript graph is profiled in its first pass over a shape and fused in the second; oneDNN prepares its kernels.
-WARM_UP_ROUNDS = 2
+# The first pass over a shape prepares kernels. A TorchScript graph (IPEX) is profiled there, and fused in the second.
+WARM_UP_ROUNDS, TORCHSCRIPT_ROUNDS = 1, 2
 # Timed passes over those batches go on for so many seconds, and over each batch so many times at least.
 TIMED_SECONDS, TIMED_ROUNDS = 1.0, 2
 RESAMPLES = 2000
@@ -88,7 +88,7 @@ def _measure_here(kind, folder, workspace):
     prepare_process()
     quiet_libraries()
     inputs_by_size = pickle.loads((Path(workspace) / "inputs.pickle").read_bytes())
-    mode = contextlib.nullcontext()
+    mode, rounds = contextlib.nullcontext(), WARM_UP_ROUNDS
     # The libraries come first: they are no part of the model's memory.
     if kind in ENGINES:
         importlib.import_module(ENGINES[kind].runtime)
@@ -110,7 +110,9 @@ def _measure_here(kind, folder, workspace):
             from qa.models.compressed import import_inc, is_ipex
             from qa.models.compressed import load_compressed as load
 
-            import_inc(is_ipex(AutoConfig.from_pretrained(folder)))
+            ipex = is_ipex(AutoConfig.from_pretrained(folder))
+            rounds = TORCHSCRIPT_ROUNDS if ipex else rounds
+            import_inc(ipex)
 
     libraries = _memory_mb("VmRSS")
     model = load(folder)
@@ -118,7 +120,7 @@ def _measure_here(kind, folder, workspace):
     # Ascending, because the peak never falls again.
     for size, inputs in sorted(inputs_by_size.items()):
         with mode:
-            seconds = _time(model, inputs)
+            seconds = _time(model, inputs, rounds)
         rows = len(inputs[0]["input_ids"])
         measured["speed"].append(
             {
@@ -133,11 +135,11 @@ def _measure_here(kind, folder, workspace):
     (Path(workspace) / "measured.json").write_text(json.dumps(measured), encoding="utf-8")
 
 
-def _time(model, inputs):
+def _time(model, inputs, warm_up_rounds):
     """Return the seconds of each timed pass; the first batch is run but not timed."""
     longest, *timed = inputs
     seconds = []
-    for batch in [longest, *timed] * WARM_UP_ROUNDS:
+    for batch in [longest, *timed] * warm_up_rounds:
         model(**batch)
     while sum(seconds) < TIMED_SECONDS or len(seconds) < TIMED_ROUNDS * len(timed):
         for batch in timed:
