@@ -23,7 +23,7 @@ from qa.compression.settings import CONFIG_DIR, find_config, quantization_settin
 from qa.corrections.ipex import without_ipex
 from qa.models.compressed import is_dynamic, is_ipex, load_compressed
 from qa.models.loading import is_int8, name_on_hub
-from qa.results.course import claim, conclude, draw_calibration, load_base_model, read_inputs, seen_batches
+from qa.results.course import claim, conclude, draw_calibration, is_done, load_base_model, read_inputs, seen_batches
 from qa.results.hub import hub_of
 from qa.results.steps import export_steps
 from qa.results.verification import verify, verify_error
@@ -32,11 +32,11 @@ from qa.start.arguments_checks import check_criterion, check_effects, note_effec
 from qa.start.command import command
 from qa.start.engines import ENGINES
 from qa.start.errors import UsageError
-from qa.start.output import saving
 from qa.start.paths import kind_of
 from qa.start.process import check_one_process, prepare_process
 from qa.start.run import Run
 from qa.start.stack import check_extra, check_stack
+from qa.start.writing import saving
 
 # Largest difference between the logits of PyTorch and of an fp32 model in another engine, which sums in another order.
 # Measured on logits of about 10: 2e-5. Two inputs taken for each other, or a lost mask, move them by 1 and more.
@@ -124,8 +124,8 @@ def load_both(run):
         model = load_base_model(run)
         return model, model, model.num_parameters()
 
-    import torch
     from transformers import AutoModelForQuestionAnswering
+    from transformers.modeling_utils import no_init_weights
 
     from qa.models.inputs import settle_inputs
     from qa.models.int8_operators import spell_out
@@ -133,7 +133,7 @@ def load_both(run):
     name = run.model_args.model_name_or_path
     with without_ipex():
         model, exported = (load_compressed(name).model.eval() for _ in range(2))
-    with torch.device("meta"):
+    with no_init_weights():
         parameters = AutoModelForQuestionAnswering.from_config(run.config).num_parameters()
     exported.config.name_or_path = name_on_hub(name)
     settle_inputs(model, run.tokenizer, run.data_args, name)
@@ -181,20 +181,22 @@ def main():
     # The features that static quantization by INC calibrates on.
     calibration = draw_calibration(run) if static else None
     claim(run)
+    done = is_done(run)
     tuning = None
     if "accuracy_criterion" in settings:
         tuning = f1_of_trials(evaluated["eval"], run.data_args), evaluated["eval"].batches
     dynamic = quantizing and not static
-    try:
-        export(exported, exporter, export_format, run.output_dir, calibration, dynamic, settings, tuning)
-    except CriterionError:
-        print("no trial met the accuracy criterion; nothing was saved")
-        sys.exit(1)
-    with saving(run.output_dir):
-        run.tokenizer.save_pretrained(run.output_dir)
+    if not done:
+        try:
+            export(exported, exporter, export_format, run.output_dir, calibration, dynamic, settings, tuning)
+        except CriterionError:
+            print("no trial met the accuracy criterion; nothing was saved")
+            sys.exit(1)
+        with saving(run.output_dir):
+            run.tokenizer.save_pretrained(run.output_dir)
     # What is verified and evaluated is what its users will load.
     loaded = load_exported(run.output_dir)
-    if optimization_args.verify_loading:
+    if optimization_args.verify_loading and not done:
         batches = seen_batches(evaluated, calibration)
         inputs = [batches.inputs(rows) for rows in timed_rows(batches)]
         if quantizing:

@@ -22,18 +22,24 @@ from qa.results.course import claim, conclude, is_done, load_base_model, read_in
 from qa.results.hub import hub_of
 from qa.results.steps import pruning_of_language
 from qa.results.verification import verify
-from qa.start.arguments import ModelArguments, OutcomeArguments, parse_arguments
+from qa.start.arguments import ModelArguments, OutcomeArguments, check_growth, parse_arguments
 from qa.start.arguments_checks import check_effects, note_effects
 from qa.start.command import command
 from qa.start.errors import UsageError
-from qa.start.output import last_checkpoint, saving
+from qa.start.output import last_checkpoint
 from qa.start.process import is_first_process, prepare_process
 from qa.start.processes import wait_for_all
 from qa.start.run import Run
 from qa.start.stack import check_stack
+from qa.start.writing import saving
 
 # Share of the training in which sparsity grows, where nothing is said; the rest mends.
 GROWTH = 0.5
+# Arguments that mean nothing to a language model.
+OF_QUESTIONS = (
+    *("do_eval", "do_predict", "validation_file", "test_file", "doc_stride", "n_best_size", "max_answer_length"),
+    *("version_2_with_negative", "null_score_diff_threshold", "overwrite_cache", "preprocessing_num_workers"),
+)
 
 
 @dataclass
@@ -79,13 +85,12 @@ def prune(model, sparsity):
 def settle_training(run):
     """Find out whether there is a training, refuse what goes with none, and tell the training's arguments."""
     data_args, training_args, optimization_args = run.data_args, run.training_args, run.optimization_args
-    for flag in ("do_eval", "do_predict", "validation_file", "test_file"):
-        if getattr(training_args, flag, False) or getattr(data_args, flag, None):
+    for flag in OF_QUESTIONS:
+        if flag in optimization_args.given and (getattr(data_args, flag, None) or getattr(training_args, flag, None)):
             raise UsageError(f"--{flag} is about questions, and no question is answered here; leave it out")
     if training_args.use_ipex:
         raise UsageError("--use_ipex is for run_qa_post_training.py; leave it out here")
-    if not 0.0 <= optimization_args.target_sparsity < 1.0:
-        raise UsageError(f"--target_sparsity is {optimization_args.target_sparsity}; give a number from 0 to below 1")
+    check_growth(optimization_args)
     text = data_args.train_file or data_args.dataset_name
     steps = optimization_args.steps
     if steps is not None and steps < 0:
@@ -93,6 +98,12 @@ def settle_training(run):
     if steps and text is None:
         raise UsageError(f"--steps {steps} needs text to learn from: give --train_file or --dataset_name")
     training_args.do_train = bool(text) and steps != 0
+    for flag in ("pruning_approach", "pruning_config", "start_step", "end_step"):
+        if flag in optimization_args.given and not training_args.do_train:
+            raise UsageError(
+                f"--{flag} is for a training, and without text, or with --steps 0, the smallest weights go at once; "
+                "leave it out"
+            )
     if steps:
         training_args.max_steps = steps
 
@@ -102,12 +113,16 @@ def fitted(settings, epoch_steps, last_step):
     pruners = [
         each
         if is_locked(each) or each.get("end_step") is not None or "end_epoch" in each
-        else {**each, "end_step": max(each["start_step"] + 1, round(GROWTH * last_step))}
+        else {**each, "end_step": max(_start(each, epoch_steps) + 1, round(GROWTH * last_step))}
         for each in pruners_of(settings)
     ]
     if settings.get("pruning_configs"):
         return fit_schedule({**settings, "pruning_configs": pruners}, epoch_steps, last_step)
     return fit_schedule(pruners[0], epoch_steps, last_step)
+
+
+def _start(pruner, epoch_steps):
+    return round(pruner["start_epoch"] * epoch_steps) if "start_epoch" in pruner else pruner["start_step"]
 
 
 def train(run, model, teacher, windows, guesses):

@@ -42,7 +42,7 @@ from qa.results.course import (
 from qa.results.hub import hub_of
 from qa.results.steps import training_steps
 from qa.results.verification import verify
-from qa.start.arguments import DataTrainingArguments, ModelArguments, OutcomeArguments, parse_arguments
+from qa.start.arguments import DataTrainingArguments, ModelArguments, OutcomeArguments, check_growth, parse_arguments
 from qa.start.arguments_checks import check_effects, note_effects
 from qa.start.command import command
 from qa.start.errors import UsageError
@@ -113,35 +113,17 @@ def check_optimization(optimization_args, training_args):
         raise UsageError("--push_to_hub sends the trained model: give --do_train as well")
     if optimization_args.apply_distillation and optimization_args.teacher_model_name_or_path is None:
         raise UsageError("--apply_distillation needs a teacher: give --teacher_model_name_or_path")
-    if training_args.load_best_model_at_end:
-        raise UsageError(
-            "--load_best_model_at_end does not work: the model that is saved is the one at the end; drop it"
-        )
     if training_args.use_ipex:
         raise UsageError("--use_ipex is for run_qa_post_training.py; leave it out here")
     if training_args.bf16 and optimization_args.apply_quantization:
         raise UsageError(
             "--bf16 does not go together with --apply_quantization, whose fake-quant rounds fp32 values; leave out one"
         )
-    if training_args.torch_compile and applied:
-        raise UsageError(f"--torch_compile goes without {applied[0]} only, since INC changes the model as it trains")
-    sharing = training_args.accelerator_config
-    if sharing.split_batches or sharing.dispatch_batches or not sharing.even_batches:
-        raise UsageError(
-            "--accelerator_config: split_batches, dispatch_batches and even_batches work with their defaults only; "
-            "leave them out"
-        )
-    if not 0.0 <= optimization_args.target_sparsity < 1.0:
-        raise UsageError(f"--target_sparsity is {optimization_args.target_sparsity}; give a number from 0 to below 1")
+    check_growth(optimization_args)
     for flag in ("prune_heads", "prune_ffn"):
         share = getattr(optimization_args, flag)
         if share is not None and not 0.0 <= share < 1.0:
             raise UsageError(f"--{flag} is {share}; give a number from 0 to below 1")
-    start, end = optimization_args.start_step, optimization_args.end_step
-    if start < 0:
-        raise UsageError(f"--start_step is {start}; give a whole number of at least 0")
-    if end is not None and end <= start:
-        raise UsageError(f"--end_step is {end}; give more than --start_step, which is {start}")
 
 
 def settings_of(optimization_args):
@@ -366,10 +348,6 @@ def main():
         verify(trainer.model.cpu().eval(), loaded, batches.inputs(next(batches.by_length())), 0.0)
     state, sparsity = training_in(run.output_dir)
     conclude(run, loaded, evaluated, training_steps(run), history=state["log_history"], sparsity=sparsity)
-    if "tensorboard" in training_args.report_to and is_first_process():
-        from qa.training.callbacks import log_saved_model
-
-        log_saved_model(run.output_dir, training_args.logging_dir, state["global_step"])
 
 
 if __name__ == "__main__":

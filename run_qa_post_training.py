@@ -32,10 +32,10 @@ from qa.start.arguments import DataTrainingArguments, ModelArguments, OutcomeArg
 from qa.start.arguments_checks import check_criterion, check_effects, note_effects
 from qa.start.command import command
 from qa.start.errors import UsageError
-from qa.start.output import saving
 from qa.start.process import check_one_process, prepare_process
 from qa.start.run import Run
 from qa.start.stack import check_stack
+from qa.start.writing import saving
 
 __all__ = ["DataTrainingArguments", "ModelArguments", "OptimizationArguments", "main"]
 

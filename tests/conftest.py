@@ -69,6 +69,15 @@ hypothesis.settings.register_profile(
 )
 
 
+def contents(folder):
+    """Return the texts of all files in a folder by their paths, but for the lock of a run."""
+    return {
+        str(path.relative_to(folder)): path.read_text()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and path.name != ".lock"
+    }
+
+
 # Fixtures that hold whole runs: tests that ask for one of them are for one worker.
 SHARED_RUNS = {"exported", "folders", "hub_of_all", "place", "pruned", "runs"}
 

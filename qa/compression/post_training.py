@@ -20,8 +20,8 @@ from qa.corrections.torch_dynamic import eight_bits
 from qa.corrections.torch_tracer import trace_without_stacks
 from qa.models.compressed import drop_stale_weights
 from qa.start.errors import UsageError
-from qa.start.output import written_beside
 from qa.start.processor import processor
+from qa.start.writing import written_beside
 
 # Largest difference between the logits in memory and after loading that counts as the same model.
 VERIFY_TOLERANCE = {

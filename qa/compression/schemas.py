@@ -85,23 +85,30 @@ _Side = _mapping(
 )
 _Operator = _mapping(weight=_Side, activation=_Side)
 _Operators = Annotated[dict[_Regex, _Operator], Field(description="a mapping from regular expressions for operators")]
+_Fp32 = _mapping(dtype=_one_or_more("fp32"))
+_LeftOut = Annotated[
+    dict[_Regex, _mapping(weight=_Fp32, activation=_Fp32)],
+    Field(description="a mapping from regular expressions for operators that stay in fp32"),
+]
 _Accuracy = _mapping(criterion=Literal["relative", "absolute"], tolerable_loss=_NotNegative, higher_is_better=bool)
 _Tuning = _mapping(max_trials=_Count, timeout=_NotNegative, strategy=_Strategy, objective=_Objective)
 
 
 class QuantizationAware(_Mapping):
-    """Keys of INC's QuantizationAwareTrainingConfig."""
+    """Those keys of INC's QuantizationAwareTrainingConfig that its training looks at."""
+
+    op_type_dict: _LeftOut = None
+    op_name_dict: _LeftOut = None
+
+
+class PostTraining(_Mapping):
+    """Keys of INC's PostTrainingQuantConfig."""
 
     op_type_dict: _Operators = None
     op_name_dict: _Operators = None
     quant_level: Annotated[Literal["auto", 0, 1], _NotBool] = None
     accuracy_criterion: _Accuracy = None
     tuning_criterion: _Tuning = None
-
-
-class PostTraining(QuantizationAware):
-    """Keys of INC's PostTrainingQuantConfig."""
-
     recipes: _mapping(
         smooth_quant=bool,
         smooth_quant_args=_mapping(alpha=_UpToOne, folding=bool),

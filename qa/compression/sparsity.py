@@ -14,7 +14,7 @@ from transformers import PreTrainedModel
 
 from qa.models.engine_runs import LOGITS
 from qa.models.inputs import columns_taken
-from qa.start.output import write_text
+from qa.start.writing import write_text
 
 _UNUSED = weakref.WeakKeyDictionary()  # model -> what `unused_linears` found
 

@@ -15,8 +15,8 @@ from qa.models.engine_runs import arrays_of, run_of_onnx, run_of_openvino
 from qa.models.loading import is_int8
 from qa.start.engines import ENGINES
 from qa.start.errors import UsageError
-from qa.start.output import written_beside
 from qa.start.processor import note_saturation
+from qa.start.writing import written_beside
 
 # An ONNX file is a protocol buffer, which ends here.
 LARGEST_FILE = 2**31 - 1

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from qa.models.loading import WEIGHT_FILES, from_pretrained
 from qa.start.digests import DIGITS, code_of, digest
+from qa.start.engines import ENGINES
 from qa.start.paths import kind_of
 from qa.start.stack import STACK
 
@@ -43,6 +44,11 @@ WITHOUT_EFFECT = frozenset((
     "local_rank", "ddp_timeout", "no_cuda", "_n_gpu", "debug",
 ))
 # fmt: on
+# Those of them that count where validation questions decide what becomes of the model.
+OF_SCORES = (
+    *("n_best_size", "max_answer_length", "null_score_diff_threshold", "metric_for_best_model"),
+    *("eval_strategy", "eval_steps", "eval_delay"),
+)
 
 
 def made_from(run):
@@ -73,18 +79,24 @@ def made_from(run):
         inputs["--teacher_model_name_or_path"] = weights_of(name, config)
     if "train" in run.examples:
         inputs["--train_file or --dataset_name"] = digest(run.examples["train"])
+    waits = run.training_args.lr_scheduler_type == "reduce_lr_on_plateau"
+    if waits or "accuracy_criterion" in run.settings.get("quantization", {}):
+        inputs["--validation_file or --dataset_name"] = digest(run.examples.get("validation"))
+        settings |= {name: (vars(run.data_args) | vars(run.training_args))[name] for name in OF_SCORES}
     return plain(
         {
             "settings": {**settings, **run.settings},
             "inputs": inputs,
-            "versions": versions(),
+            "versions": versions(getattr(run.optimization_args, "export_format", None)),
         }
     )
 
 
-def versions():
+def versions(export_format=None):
     """Return the versions of the packages, and a digest of the code, that decide about weights."""
-    return {**{name: importlib.metadata.version(name) for name in STACK}, "code": code_of(*ROOMS)}
+    engine = ENGINES[export_format].packages if export_format else ()
+    names = (*STACK, "accelerate", "tokenizers", *engine)
+    return {**{name: importlib.metadata.version(name) for name in names}, "code": code_of(*ROOMS)}
 
 
 def plain(value):

@@ -5,7 +5,6 @@ Does not belong here: what a run saved compressed (`compressed.py`), and running
 """
 
 import importlib.util
-import json
 import os
 import sys
 from pathlib import Path
@@ -220,26 +219,16 @@ def load_language_model(model_args, model, tokenizer):
 
 
 def name_on_hub(name):
-    """Return the hub's name of a model.
+    """Return the hub's name of a model, the empty string for a folder.
 
-    Args:
-        name: that name, or a folder whose `config.json` may know it.
-
-    Returns:
-        The name, or the empty string for a folder that does not come from the hub.
+    What the `config.json` of a folder records is the model that its own was made from.
     """
-    from huggingface_hub.errors import HFValidationError
-    from huggingface_hub.utils import validate_repo_id
+    return name if kind_of(name) is None else ""
 
-    if kind_of(name) is None:
-        return name
-    recorded = json.loads((Path(name) / "config.json").read_text(encoding="utf-8")).get("_name_or_path")
-    try:
-        validate_repo_id(recorded)
-    except HFValidationError:
-        return ""
-    # "models/mine" could be either, unless it is there.
-    return recorded if kind_of(recorded) is None else ""
+
+def called(name):
+    """Return what to call a model to others: its name on the hub, or that of its folder, without the path."""
+    return name_on_hub(name) or Path(name).resolve().name
 
 
 def check_teacher(name, tokenizer, model_args):

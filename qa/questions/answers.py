@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from tqdm.auto import tqdm
 
-from qa.start.output import write_text
+from qa.start.writing import write_text
 
 # Pairs of starts and ends that examples handled at once may have, one feature each: it bounds the memory.
 POSTPROCESSING_PAIRS = 400_000

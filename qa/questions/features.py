@@ -23,7 +23,7 @@ from qa.questions.checks import list_of
 from qa.questions.spans import mend_late, own_rules, spans_are_late, trim_white
 from qa.start.digests import code_of
 from qa.start.errors import UsageError
-from qa.start.output import saving
+from qa.start.writing import saving
 
 EXAMPLE_FEATURES = datasets.Features(
     {

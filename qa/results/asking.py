@@ -133,6 +133,7 @@ def load(folder, kind, name):
     """
     import qa.results.evaluation  # noqa: F401  the first question is not to wait for it
     from qa.models.compressed import IPEX_WIDTH_STEP, is_ipex
+    from qa.models.identity import weights_of
     from qa.models.loading import load_tokenizer
 
     settings = settings_of(folder)
@@ -148,6 +149,10 @@ def load(folder, kind, name):
         raise UsageError(str(error).removeprefix("--model_name_or_path ")) from error
     except Exception as error:  # engines raise anything on a damaged file
         raise UsageError(f"{folder} cannot be loaded: {error}; make it anew") from error
+    if kind == "original":
+        evaluated = _read_object(folder / RUN_FILE)["made_from"]["inputs"]["--model_name_or_path"]
+        if weights_of(source, model.config) != evaluated:
+            raise UsageError(f"{folder}: {source} is another model now than the one evaluated; evaluate it again")
     known = _known(folder, settings)
     batch_size = known.pop("per_device_eval_batch_size", BATCH_SIZE)
     data_args = _data_args(known, tokenizer, getattr(model, "config", None))

@@ -12,10 +12,10 @@ import yaml
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from qa.start.engines import ENGINES
-from qa.start.output import write_text
 from qa.start.paths import kind_of
 from qa.start.processor import processor
 from qa.start.stack import STACK
+from qa.start.writing import write_text
 
 
 def write_card(output_dir, data_args, steps, repo_id=None, original=None, export_format=None, encoder=False):

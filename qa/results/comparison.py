@@ -14,6 +14,7 @@ from qa.results.page import command_text, f1_kept, write_comparison_page
 from qa.results.report import METRICS, PLOTS
 from qa.results.tables import markdown_table, paired_change, text_table, with_interval
 from qa.start.errors import UsageError
+from qa.start.output import read_run
 from qa.start.paths import check_output_dir, make_output_dir
 
 COMPARISON_NOTE = (
@@ -55,7 +56,8 @@ def refuse_other_questions(folders):
         scored = read_json(results) if results.is_file() else {}
         rules = "SQuAD v2.0" if "eval_exact" in scored else "SQuAD v1.1" if "eval_exact_match" in scored else None
         ids = set(read_json(answers)) if answers.is_file() else None
-        first = first or (folder, rules, ids)
+        questions = read_run(folder).get("scored", {}).get("digest")
+        first = first or (folder, rules, ids, questions)
         if rules and first[1] and rules != first[1]:
             raise UsageError(
                 f"{folder} is scored as {rules} and {first[0]} as {first[1]}, which says nothing about their models; "
@@ -65,6 +67,11 @@ def refuse_other_questions(folders):
             raise UsageError(
                 f"{folder} answered {len(ids)} questions and {first[0]} {len(first[2])}, of which "
                 f"{len(ids & first[2])} are the same; name runs on the same questions"
+            )
+        if questions and first[3] and questions != first[3]:
+            raise UsageError(
+                f"{folder} and {first[0]} answered questions of the same ids, but other ones, or with other right "
+                "answers; name runs on the same questions"
             )
 
 
@@ -80,12 +87,13 @@ def print_results(folders):
     refuse_other_questions(folders)
     runs = [read_json(folder / "all_results.json") for folder in folders]
     rows = [["run", "EM", "F1", "F1 lost", "size (MB)", "questions/s"]]
-    for folder, run in zip(folders, runs, strict=True):
+    for name, folder, run in zip(_names(folders), folders, runs, strict=True):
         if "eval_f1" not in run:
             raise UsageError(f"{folder / 'all_results.json'} holds no eval_f1; run it with --do_eval")
-        exact = run.get("eval_exact_match", run.get("eval_exact"))
-        numbers = (exact, run["eval_f1"], runs[0]["eval_f1"] - run["eval_f1"], run["model_size_mb"])
-        rows.append([folder.name, *(f"{number:.2f}" for number in numbers), f"{run['eval_samples_per_second']:.1f}"])
+        run["eval_exact_match"] = run.get("eval_exact_match", run.get("eval_exact"))
+        run["lost"] = runs[0]["eval_f1"] - run["eval_f1"]
+        numbers = [_or_dash(run, key) for key in ("eval_exact_match", "eval_f1", "lost", "model_size_mb")]
+        rows.append([name, *numbers, _or_dash(run, "eval_samples_per_second", 1)])
     print(text_table(rows))
 
 
@@ -100,8 +108,8 @@ def compare_runs(folders, output_dir):
         UsageError: there is no such folder, a report is broken, or `output_dir` is one of the runs.
     """
     check_output_dir(output_dir)
-    if output_dir.resolve() in [folder.resolve() for folder in folders]:
-        raise UsageError(f"--output_dir {output_dir} is one of the runs, whose report would be lost; name another one")
+    if output_dir.resolve() in [folder.resolve() for folder in folders] or read_run(output_dir):
+        raise UsageError(f"--output_dir {output_dir} holds a run, whose report would be lost; name another one")
     refuse_other_questions(folders)
     runs = side_by_side(folders)
     reports = {}
@@ -144,11 +152,8 @@ def side_by_side(folders):
     Raises:
         UsageError: there is no such folder, or its report is broken.
     """
-    names = [folder.resolve().name for folder in folders]
-    if len(set(names)) < len(names):
-        names = [str(folder) for folder in folders]
     originals, runs, evaluated = {}, [], set()
-    for name, folder in zip(names, folders, strict=True):
+    for name, folder in zip(_names(folders), folders, strict=True):
         if not folder.is_dir():
             raise UsageError(f"{folder}: there is no such folder; name the output folders of finished runs")
         if not (folder / "report.json").is_file():
@@ -156,7 +161,7 @@ def side_by_side(folders):
             continue
         report = read_json(folder / "report.json")
         try:
-            key = report["model"], report["questions"]
+            key = report["model"], report["questions"], report.get("weights")
             *before, result = (_key_numbers(model) | {"questions": key[1]} for model in report["models"].values())
         except (KeyError, TypeError, ValueError, IndexError) as error:
             raise UsageError(f"{folder / 'report.json'} is no report of a run; run it again with --report") from error
@@ -167,7 +172,17 @@ def side_by_side(folders):
             originals.setdefault(key, {"name": f"original ({Path(key[0]).name})", **before[0]})
         else:
             evaluated.add(key)
-    return [original for key, original in originals.items() if key not in evaluated] + runs
+    known = [key for key in originals if key not in evaluated]
+    for key in known:
+        if sum(each[0] == key[0] for each in known) > 1:  # two folders of one name: their weights tell them apart
+            originals[key]["name"] = f"original ({key[0]} {str(key[2])[:6]})"
+    return [originals[key] for key in known] + runs
+
+
+def _names(folders):
+    """Call folders by their names, or by their paths where two have the same."""
+    names = [folder.resolve().name for folder in folders]
+    return names if len(set(names)) == len(names) else [str(folder) for folder in folders]
 
 
 def _key_numbers(model):
@@ -218,5 +233,5 @@ def comparison_table(runs):
     return rows
 
 
-def _or_dash(run, key):
-    return f"{run[key]:.2f}" if key in run else "-"
+def _or_dash(run, key, digits=2):
+    return "-" if run.get(key) is None else f"{run[key]:.{digits}f}"

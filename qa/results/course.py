@@ -5,14 +5,17 @@ Does not belong here: what any of these steps does. The heavy libraries are impo
 """
 
 from pathlib import Path
+from types import SimpleNamespace
 
 from qa.models.identity import made_from
 from qa.models.loading import load_config_and_tokenizer, load_model
 from qa.questions.examples import load_examples
 from qa.results.files import read_json
 from qa.results.hub import push
-from qa.results.report import report_run
+from qa.results.report import drop_report, report_run
+from qa.start.digests import digest
 from qa.start.engines import ENGINES
+from qa.start.errors import UsageError
 from qa.start.output import check_checkpoint, check_owner, claim_output_dir, finish
 from qa.start.paths import kind_of
 from qa.start.process import is_first_process
@@ -44,6 +47,8 @@ def read_inputs(run, splits, int8_too=False, load=load_examples):
     run.made_from = made_from(run)
     arguments = vars(run.model_args) | vars(run.data_args) | vars(run.training_args) | vars(run.optimization_args)
     inputs = [(flag, arguments[flag]) for flag in INPUTS if arguments.get(flag) and kind_of(arguments[flag])]
+    if run.model_args.cache_dir:
+        inputs.append(("cache_dir", run.model_args.cache_dir))
     if resumes_here(run):
         inputs = [(flag, path) for flag, path in inputs if flag != "resume_from_checkpoint"]
     if run.training_args.resume_from_checkpoint:
@@ -61,6 +66,8 @@ def load_base_model(run, needs_head=True):
     from qa.models.inputs import settle_inputs
 
     model = load_model(run.model_args, run.config, needs_head=needs_head)
+    if run.training_args.gradient_checkpointing and not model.supports_gradient_checkpointing:
+        raise UsageError(f"--gradient_checkpointing: {run.config.model_type} models have none; leave it out")
     settle_inputs(model, run.tokenizer, run.data_args, run.model_args.model_name_or_path)
     return model
 
@@ -104,10 +111,23 @@ def seen_batches(evaluated, calibration):
     return next(iter(evaluated.values())).batches if evaluated else calibration
 
 
-def _answering(run):
-    """Return the settings that answers depend on, for those who ask the model later."""
+def _finish(run, evaluated, verified, source=None):
+    """Write down that the run is whole, what answers depend on, and what was scored; drop a report on others."""
     arguments = vars(run.data_args) | vars(run.training_args)
-    return {name: arguments[name] for name in ANSWERING}
+    answering = {name: arguments[name] for name in ANSWERING} | (source or {})
+    scored = _scored(run, evaluated)
+    earlier = [run.earlier.get(key) for key in ("answering", "scored")]
+    if not run.optimization_args.report and [answering, scored] != earlier:
+        drop_report(run.output_dir)
+    finish(run.output_dir, verified, answering=answering, scored=scored)
+
+
+def _scored(run, evaluated):
+    """Tell which questions the scores in the output folder are of: where they came from, and their digest."""
+    if "eval" not in evaluated:
+        return run.earlier.get("scored", {})
+    names = ("validation_file", "dataset_name", "dataset_config_name")
+    return {name: getattr(run.data_args, name) for name in names} | {"digest": digest(run.examples["validation"])}
 
 
 def evaluate_as_it_is(run, model, evaluated):
@@ -123,7 +143,7 @@ def evaluate_as_it_is(run, model, evaluated):
         name = run.model_args.model_name_or_path
         source = {"model_name_or_path": str(Path(name).resolve()) if kind_of(name) else name}
         source |= {key: getattr(run.model_args, key) for key in ("tokenizer_name", "model_revision")}
-        finish(run.output_dir, False, _answering(run) | source)
+        _finish(run, evaluated, False, source)
 
 
 def training_in(output_dir):
@@ -158,8 +178,12 @@ def conclude(run, loaded, evaluated, steps, kind="compressed", history=(), spars
         original = report_run(run, evaluated["eval"], answers["eval"], kind, history, sparsity)
     exported = kind if kind in ENGINES else None
     name = run.hub and run.hub.repo_id
-    write_card(run.output_dir, run.data_args, steps, name, original, exported, encoder=kind == "encoder")
-    verified = run.optimization_args.verify_loading or run.earlier.get("verified", False)
-    finish(run.output_dir, verified, _answering(run))
+    asked = SimpleNamespace(**{**vars(run.data_args), **_scored(run, evaluated)})
+    write_card(run.output_dir, asked, steps, name, original, exported, encoder=kind == "encoder")
+    if "tensorboard" in run.training_args.report_to:
+        from qa.training.callbacks import log_saved_model
+
+        log_saved_model(run.output_dir, run.training_args.logging_dir, history[-1]["step"])
+    _finish(run, evaluated, run.optimization_args.verify_loading or run.earlier.get("verified", False))
     if run.hub:
         push(run.hub, run.output_dir)

@@ -16,7 +16,7 @@ from qa.questions.features import dataset_of, prepare_features
 from qa.questions.scores import score
 from qa.results.files import save_results, show_results
 from qa.start.errors import UsageError
-from qa.start.output import MODEL_FILES
+from qa.start.writing import MODEL_FILES
 
 
 def choose_answers(examples, features, logits, data_args):

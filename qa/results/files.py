@@ -8,7 +8,7 @@ import json
 from pathlib import Path
 
 from qa.start.errors import UsageError
-from qa.start.output import write_text
+from qa.start.writing import write_text
 
 
 def save_results(metrics, output_dir, split):

@@ -17,7 +17,7 @@ import re
 import shlex
 from pathlib import Path
 
-from qa.start.output import write_text
+from qa.start.writing import write_text
 
 # Bytes. What does not fit is left out of the changed answers.
 LARGEST_PAGE = 1_000_000

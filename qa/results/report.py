@@ -27,6 +27,7 @@ PLOTS = {
     "loss": "report_loss.png",
     "pareto": "report_pareto.png",
 }
+REPORT_FILES = ("report.json", "report.md", "report.html", *PLOTS.values())
 METRICS = {"f1": "F1 (%)", "exact_match": "exact match (%)"}
 
 
@@ -50,7 +51,7 @@ def report_run(run, prepared, answers, kind=None, history=(), sparsity=None):
     import torch
 
     from qa.models.compressed import load_compressed
-    from qa.models.loading import is_int8, load_model, name_on_hub
+    from qa.models.loading import called, is_int8, load_model
     from qa.models.passes import Batches
     from qa.results.evaluation import evaluate_model, model_size_mb
     from qa.results.files import save_results
@@ -100,8 +101,8 @@ def report_run(run, prepared, answers, kind=None, history=(), sparsity=None):
     name = run.model_args.model_name_or_path
     name_of_processor, instruction_sets = processor()
     report = {
-        # Reports are shown and sent to others, who need not know the folders of this machine.
-        "model": name_on_hub(name) or Path(name).resolve().name,
+        "model": called(name),
+        "weights": run.made_from["inputs"]["--model_name_or_path"],
         "untrained_head": "QuestionAnswering" not in str(run.config.architectures),
         "questions": len(examples),
         "features": len(features),
@@ -213,6 +214,12 @@ def changed_answers(examples, before, after, f1_changes):
     return sorted(changes, key=lambda change: change["f1_change"])
 
 
+def drop_report(folder):
+    """Remove the report in a folder, if there is one."""
+    for name in REPORT_FILES:
+        (Path(folder) / name).unlink(missing_ok=True)
+
+
 def write_report(report, folder):
     """Print the table of a report; write `report.json`, `report.md`, `report.html` and the plots.
 
@@ -223,8 +230,7 @@ def write_report(report, folder):
     from qa.results import plots
 
     folder = Path(folder)
-    for name in PLOTS.values():
-        (folder / name).unlink(missing_ok=True)  # a run without training has no curve of an earlier one
+    drop_report(folder)  # a run without training has no curve of an earlier one
     models = report["models"]
     plots.plot_scores(models, report["questions"], folder / PLOTS["scores"])
     plots.plot_cost(models, folder / PLOTS["cost"])

@@ -4,7 +4,7 @@ Belongs here: lines of Markdown, each with the settings behind it as INC takes t
 Does not belong here: the card around them (`card.py`).
 """
 
-from qa.models.loading import is_int8, name_on_hub
+from qa.models.loading import called, is_int8
 from qa.start.engines import ENGINES
 
 
@@ -27,9 +27,8 @@ def training_steps(run):
     if "pruning" in run.settings:
         steps[f"Pruning by `{run.settings['pruning']['pruning_type']}`"] = run.settings["pruning"]
     if optimization_args.apply_distillation:
-        teacher = name_on_hub(optimization_args.teacher_model_name_or_path)
-        named = f"`{teacher}`" if teacher else "a teacher that is not on the hub"
-        steps[f"Distillation from {named}"] = run.settings["distillation"]
+        teacher = called(optimization_args.teacher_model_name_or_path)
+        steps[f"Distillation from `{teacher}`"] = run.settings["distillation"]
     return steps
 
 

@@ -264,6 +264,21 @@ def positive(flag, value):
         raise UsageError(f"--{flag} is {value}; give a whole number of at least 1")
 
 
+def check_growth(optimization_args):
+    """Refuse a sparsity, or steps between which it grows, that cannot be.
+
+    Raises:
+        UsageError: one of them is out of range.
+    """
+    sparsity, start, end = (getattr(optimization_args, name) for name in ("target_sparsity", "start_step", "end_step"))
+    if not 0.0 <= sparsity < 1.0:
+        raise UsageError(f"--target_sparsity is {sparsity}; give a number from 0 to below 1")
+    if start < 0:
+        raise UsageError(f"--start_step is {start}; give a whole number of at least 0")
+    if end is not None and end <= start:
+        raise UsageError(f"--end_step is {end}; give more than --start_step, which is {start}")
+
+
 def _check_numbers(values):
     for name, value in values.items():
         if isinstance(value, bool) or not isinstance(value, (int, float)):

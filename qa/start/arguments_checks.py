@@ -5,6 +5,7 @@ work with another one only.
 Does not belong here: values out of range, and what is wrong between two arguments of one script.
 """
 
+import json
 import os
 from dataclasses import fields
 from importlib.util import find_spec
@@ -123,6 +124,9 @@ def _conditions(args):
     gpu = not args.use_cpu
     # Plain AdamW and its like take no arguments by name.
     takes_arguments = args.optim not in OPTIMIZERS[None]
+    adam = args.optim not in ("adafactor", "sgd", "adagrad", "rmsprop") and not args.adafactor
+    schedule = args.lr_scheduler_type
+    warms_up = schedule not in ("constant", "reduce_lr_on_plateau")
     return {
         "eval_steps": (args.eval_strategy == "steps", "--eval_strategy steps"),
         "eval_delay": (args.eval_strategy != "no", "--eval_strategy"),
@@ -133,7 +137,17 @@ def _conditions(args):
         "run_name": (bool(trackers), "a tracker in --report_to that names its runs"),
         "metric_for_best_model": (plateau, "--lr_scheduler_type reduce_lr_on_plateau"),
         "num_train_epochs": (args.max_steps <= 0, "a training whose --max_steps is left out"),
-        "warmup_ratio": (args.warmup_steps == 0, "a training whose --warmup_steps is left out"),
+        "warmup_ratio": (
+            (args.warmup_steps == 0, "a training whose --warmup_steps is left out")
+            if warms_up
+            else (False, "an --lr_scheduler_type that warms up")
+        ),
+        "warmup_steps": (warms_up, "an --lr_scheduler_type that warms up"),
+        "lr_scheduler_kwargs": (
+            schedule not in ("constant", "constant_with_warmup", "inverse_sqrt"),
+            "an --lr_scheduler_type that takes arguments",
+        ),
+        **dict.fromkeys(("adam_beta1", "adam_beta2", "adam_epsilon"), (adam, "an --optim of the Adam kind")),
         "optim_args": (takes_arguments, "an --optim that takes arguments of its own"),
         "gradient_checkpointing_kwargs": (args.gradient_checkpointing, "--gradient_checkpointing"),
         "dataloader_persistent_workers": (args.dataloader_num_workers > 0, "--dataloader_num_workers"),
@@ -211,6 +225,10 @@ def check_effects(run, trains=False):
                 raise UsageError(f"--{name} {value} is given without --{flag}; add that flag or drop this one")
     if trains:
         _check_training(run.training_args)
+        applied = [what for what in OF_COMPRESSION if getattr(run.optimization_args, what)]
+        if run.training_args.torch_compile and applied:
+            what = applied[0].removeprefix("apply_")
+            raise UsageError(f"--torch_compile goes without {what} only, since INC changes the model as it trains")
     elif run.training_args.report_to:
         raise UsageError("--report_to shows a training, and nothing is trained here; leave it out")
     elif run.training_args.fp16:
@@ -232,6 +250,8 @@ def note_effects(run, trains=False):
 
 def check_criterion(settings, path, do_eval):
     """Refuse quantization settings, from the file `path`, whose accuracy criterion has no questions to be tried on."""
+    if "tuning_criterion" in settings and "accuracy_criterion" not in settings:
+        print(f"note: {path}: tuning_criterion has no effect without accuracy_criterion")
     if "accuracy_criterion" in settings and not do_eval:
         raise UsageError(
             f"{path} has an accuracy criterion, which is tuned on the validation questions: give --do_eval"
@@ -239,6 +259,16 @@ def check_criterion(settings, path, do_eval):
 
 
 def _check_training(args):
+    if args.load_best_model_at_end:
+        raise UsageError(
+            "--load_best_model_at_end does not work: the model that is saved is the one at the end; drop it"
+        )
+    sharing = args.accelerator_config
+    if sharing.split_batches or sharing.dispatch_batches or not sharing.even_batches:
+        raise UsageError(
+            "--accelerator_config: split_batches, dispatch_batches and even_batches work with their defaults only; "
+            "leave them out"
+        )
     if args.fp16 and args.use_cpu:
         raise UsageError("--fp16 is for GPUs, and this run is on a CPU; leave it out")
     if args.bf16 and args.use_cpu and "bf16" not in processor()[1]:
@@ -253,6 +283,9 @@ def _check_training(args):
         raise UsageError(
             "--gradient_checkpointing_kwargs: with use_reentrant the weights come out differently; leave it out"
         )
+    for word in (args.optim_args or "").split(","):
+        if word.strip() and word.count("=") != 1:
+            raise UsageError(f"--optim_args has {word!r}; give NAME=VALUE, several with commas between them")
     package = next(package for package, names in OPTIMIZERS.items() if args.optim in names)
     if package is not None and find_spec(package) is None:
         raise UsageError(
@@ -266,3 +299,20 @@ def _check_training(args):
                 "--lr_scheduler_type reduce_lr_on_plateau waits for a score to stop rising: give "
                 '--metric_for_best_model f1 and --lr_scheduler_kwargs \'{"mode": "max"}\''
             )
+    _check_schedule(args)
+
+
+def _check_schedule(args):
+    """See that the schedule of the learning rate can be made, by making one."""
+    import torch
+    from transformers import get_scheduler
+
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=args.learning_rate)
+    try:
+        get_scheduler(args.lr_scheduler_type, optimizer, 1, 10, args.lr_scheduler_kwargs)
+    except Exception as error:  # of whatever kind: torch and transformers unpack what they are given
+        kind, reason = args.lr_scheduler_type.value, str(error).rpartition("() ")[2]
+        raise UsageError(
+            f"--lr_scheduler_type {kind} cannot be made with --lr_scheduler_kwargs "
+            f"{json.dumps(args.lr_scheduler_kwargs)}: {reason}; give what it takes"
+        ) from error

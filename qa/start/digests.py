@@ -20,9 +20,9 @@ def digest(value):
 
 
 def code_of(*rooms):
-    """Return a digest of the code of some rooms of the package, and of the trainer."""
+    """Return a digest of the code of some rooms of the package, of the commands and of their common course."""
     found = hashlib.sha256()
     paths = [path for room in rooms for path in sorted((PROJECT_DIR / "qa" / room).glob("*.py"))]
-    for path in [*paths, PROJECT_DIR / "trainer_qa.py"]:
+    for path in [*paths, PROJECT_DIR / "qa" / "results" / "course.py", *sorted(PROJECT_DIR.glob("*.py"))]:
         found.update(path.name.encode() + path.read_bytes())
     return found.hexdigest()[:DIGITS]

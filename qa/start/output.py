@@ -1,11 +1,12 @@
-"""The output folder of a run: whose it is, and how files get into it whole.
+"""The output folder of a run, and whose it is.
 
-Belongs here: telling what these scripts wrote from all else, keeping two runs out of one folder, and writing so that
-neither a kill nor a full disk leaves anything half done.
-Does not belong here: what is written, and what a run was made from (`qa/models/identity.py`).
+Belongs here: telling what these scripts wrote from all else, and keeping two runs out of one folder.
+Does not belong here: how files get into it (`writing.py`), what is written, and what a run was made from
+(`qa/models/identity.py`).
 
-`run.json` in the folder holds what the run was made from, whether it is finished, and, when it is, the names and sizes
-of all its files. Only these are ever removed. An overwritten run waits in `.replaced` until the new one is whole.
+`run.json` in the folder holds what the run was made from, whether it is being written, and, once it was finished, the
+names and sizes of all its files. Only these are ever removed. What is overwritten waits in `.replaced` until the new
+run is whole.
 """
 
 import contextlib
@@ -18,9 +19,9 @@ import socket
 import time
 from pathlib import Path
 
-from qa.start.engines import ENGINES
-from qa.start.errors import SaveError, UsageError
+from qa.start.errors import UsageError
 from qa.start.process import is_first_process
+from qa.start.writing import MODEL_FILES, saving, write_text
 
 # What the folder's run was made from, and its files.
 RUN_FILE = "run.json"
@@ -32,11 +33,8 @@ REPLACED = ".replaced"
 _LOCKS = {}
 # Seconds in which a file that one machine wrote is seen on another; NFS keeps what it knows of a folder for 30 to 60.
 SEEN_AFTER = 70
-# What holds a saved model, in the order in which it gets its place: without the last of its files there is no model.
-MODEL_FILES = (
-    *("pytorch_model.bin", "model.safetensors"),
-    *(file for engine in ENGINES.values() for file in engine.files),
-)
+# What is written of answers, for each split.
+ANSWERS = ("predictions", "nbest_predictions", "null_odds")
 # What a run may write, by name.
 WRITTEN = (
     RUN_FILE,
@@ -47,13 +45,12 @@ WRITTEN = (
     *MODEL_FILES,
     "training_args.bin",
     "trainer_state.json",
-    "*_results.json",
-    "*_predictions.json",
-    "*_null_odds.json",
+    *(f"{split}_results.json" for split in ("train", "eval", "predict", "export", "all")),
+    *(f"{split}_{kind}.json" for split in ("eval", "predict") for kind in ANSWERS),
     "README.md",
     "runs",
-    "report.*",
-    "report_*.png",
+    *(f"report.{kind}" for kind in ("json", "md", "html")),
+    *(f"report_{plot}.png" for plot in ("scores", "cost", "sparsity", "loss", "pareto")),
     # Tokenizers of the BERT, RoBERTa and SentencePiece kinds.
     "tokenizer.json",
     "tokenizer_config.json",
@@ -86,9 +83,12 @@ def read_run(folder):
 
 def files_of(folder):
     """Return the names and sizes of all files that a run may have written, by their paths in the folder."""
-    folder = Path(folder)
-    tops = [place for place in folder.iterdir() if is_written(place.name) and place.name != RUN_FILE]
-    places = [place for top in tops for place in (top.rglob("*") if top.is_dir() and not top.is_symlink() else [top])]
+    folder, places = Path(folder), []
+    for top in folder.iterdir():
+        if top.is_dir() and not top.is_symlink() and is_written(top.name):
+            places += top.rglob("events.out.tfevents*" if top.name == "runs" else "*")
+        elif is_written(top.name) and top.name != RUN_FILE:
+            places.append(top)
     return {str(place.relative_to(folder)): place.lstat().st_size for place in places if not place.is_dir()}
 
 
@@ -142,15 +142,22 @@ def _refuse_input(path, flag, name):
     folder, place = Path(path).resolve(), Path(name).resolve()
     if place == folder:
         raise UsageError(f"--output_dir {path} is also --{flag}, which would be replaced; name another folder")
-    if folder in place.parents and is_written(place.relative_to(folder).parts[0]):
+    top = place.relative_to(folder).parts[0] if folder in place.parents else None
+    if top and (top == REPLACED or flag == "cache_dir" or is_written(top)):
         raise UsageError(f"--{flag} {name} lies in --output_dir {path}, where the run writes; name another folder")
+    if flag == "dataset_name" and place in folder.parents:
+        raise UsageError(
+            f"--output_dir {path} lies in --dataset_name {name}, whose files are all read; name another folder"
+        )
 
 
 def _foreign(folder, earlier):
     """Return the names of what a run would replace and no run in this folder has left as it is."""
     found = files_of(folder)
-    if "files" not in earlier:  # it was not finished: all is its own, since it began in a folder without such names
-        return [] if earlier else sorted(found)
+    if not earlier:
+        return sorted(found)
+    if "files" not in earlier or "writing" in earlier:
+        return []  # all is its own, since it began in a folder without such names
     return sorted(name for name, size in found.items() if earlier["files"].get(name) != size)
 
 
@@ -199,14 +206,17 @@ def _make_own(folder, made_from, overwrite, resumed):
             _LOCKS[folder.resolve()] = _lock(folder)
         check_owner(folder, made_from, overwrite, resumed=resumed)
         earlier = read_run(folder)
-        goes_on = earlier.get("made_from") == made_from and (resumed or not overwrite)
+        # What was not finished goes on: the same command, given again after a kill, shall lose nothing.
+        goes_on = earlier.get("made_from") == made_from and (resumed or not overwrite or "files" not in earlier)
         for place in folder.glob(".unfinished*"):
             shutil.rmtree(place) if place.is_dir() else place.unlink()
         if earlier and not goes_on:
             _set_aside(folder, earlier)
-        # Without the list of files until it is finished again: then all that is written is its own.
-        write_text(folder / RUN_FILE, json.dumps({"made_from": made_from}, indent=2, sort_keys=True) + "\n")
-        return earlier if goes_on and "files" in earlier else {}
+        content = {**(earlier if goes_on else {}), "made_from": made_from, "writing": True}
+        write_text(folder / RUN_FILE, json.dumps(content, indent=2, sort_keys=True) + "\n")
+        model = [name for name in earlier.get("files", {}) if name in ("config.json", *MODEL_FILES)]
+        finished = goes_on and "files" in earlier and all((folder / name).exists() for name in model)
+        return earlier if finished else {}
 
 
 def _lock(folder):
@@ -236,8 +246,8 @@ def _lock(folder):
 def _set_aside(folder, earlier):
     """Move the files of an earlier run out of the way; if it was not finished, those that it was to replace stay."""
     replaced = folder / REPLACED
-    if "files" in earlier:
-        shutil.rmtree(replaced, ignore_errors=True)
+    if "files" in earlier and all((folder / name).exists() for name in earlier["files"]):
+        shutil.rmtree(replaced, ignore_errors=True)  # else a kill came in the middle of this
     names = [*files_of(folder), RUN_FILE]
     for name in names:
         if "files" not in earlier and replaced.is_dir():
@@ -281,16 +291,16 @@ def _put_back(folder):
     shutil.rmtree(folder / REPLACED)
 
 
-def finish(path, verified, answering=None):
+def finish(path, verified, **known):
     """Write down that a run is whole, with all its files, and remove what it replaces; for the first process.
 
     Args:
         path: the folder.
         verified: whether its model was loaded again and compared.
-        answering: arguments that `answer_qa.py` has to know.
+        known: what else is to be known of the run, by name.
     """
     folder = Path(path)
-    content = {**read_run(folder), "verified": verified, "answering": answering or {}, "files": files_of(folder)}
+    content = {"made_from": read_run(folder)["made_from"], "verified": verified, **known, "files": files_of(folder)}
     write_text(folder / RUN_FILE, json.dumps(content, indent=2, sort_keys=True) + "\n")
     shutil.rmtree(folder / REPLACED, ignore_errors=True)
 
@@ -329,71 +339,3 @@ def last_checkpoint(path):
     """Return the path of the checkpoint with the highest step in an output folder, or `None`."""
     steps = [int(place.name[11:]) for place in Path(path).glob("checkpoint-*") if is_written(place.name)]
     return str(Path(path) / f"checkpoint-{max(steps)}") if steps else None
-
-
-@contextlib.contextmanager
-def saving(place):
-    """Turn failures to write to `place` into a `SaveError`, those of torch and safetensors included."""
-    try:
-        yield
-    except Exception as error:
-        # torch raises plain RuntimeErrors when it cannot open a file or write on; only their text tells.
-        torchs = isinstance(error, RuntimeError) and ("inline_container" in str(error) or "directory" in str(error))
-        if not (isinstance(error, OSError) or torchs or type(error).__name__ == "SafetensorError"):
-            raise
-        reason = str(error).splitlines()[0]
-        raise SaveError(
-            f"{place} cannot be written ({reason}); make room or mend the folder, and start again"
-        ) from error
-
-
-def write_text(path, text):
-    """Write a small file whole: beside its place first, then renamed. Of several processes the first one does it.
-
-    Raises:
-        SaveError: it cannot be written.
-    """
-    if not is_first_process():
-        return
-    unfinished = Path(path).with_name(f".unfinished-{Path(path).name}")
-    with saving(path):
-        unfinished.write_text(text, encoding="utf-8")
-        unfinished.replace(path)
-
-
-@contextlib.contextmanager
-def written_beside(output_dir, name=None):
-    """Give a folder to write to, whose content appears in `output_dir` only when all of it is written.
-
-    Args:
-        output_dir: existing folder.
-        name: the folder to become, in `output_dir`; if `None` the files go into `output_dir` itself, those with the
-            weights last.
-
-    Yields:
-        Path of the folder to write to.
-
-    Raises:
-        SaveError: something cannot be written; what was there before is untouched.
-    """
-    output_dir = Path(output_dir)
-    unfinished = output_dir / f".unfinished-{name}"
-    with saving(output_dir / name if name else output_dir):
-        try:
-            shutil.rmtree(unfinished, ignore_errors=True)
-            unfinished.mkdir()
-            yield unfinished
-            for path in unfinished.iterdir():
-                # Else a machine that loses power may have the new names without the data.
-                with path.open("rb") as file:
-                    os.fsync(file.fileno())
-            if name:
-                shutil.rmtree(output_dir / name, ignore_errors=True)
-                unfinished.rename(output_dir / name)
-            else:
-                names = [path.name for path in unfinished.iterdir()]
-                others = [name for name in names if name not in MODEL_FILES]
-                for file in (*others, *(file for file in MODEL_FILES if file in names)):
-                    (unfinished / file).replace(output_dir / file)
-        finally:
-            shutil.rmtree(unfinished, ignore_errors=True)

@@ -100,14 +100,18 @@ def prepare_process():
 
 
 def _check_environment(environ):
-    for name, allowed in (("WORLD_SIZE", r"\d+"), ("RANK", r"\d+"), ("OMP_NUM_THREADS", r"(\s*[1-9]\d*\s*(,|$))*")):
+    allowed = dict.fromkeys(("WORLD_SIZE", "LOCAL_WORLD_SIZE"), r"[1-9]\d*") | {"RANK": r"\d+"}
+    for name, pattern in {**allowed, "OMP_NUM_THREADS": r"(\s*[1-9]\d*\s*(,|$))*"}.items():
         value = environ.get(name)
-        if value and not re.fullmatch(allowed, value, re.ASCII):
+        if value and not re.fullmatch(pattern, value, re.ASCII):
             raise UsageError(f"the environment variable {name} is {value!r}; give a whole number, or unset it")
-    if int(environ.get("WORLD_SIZE") or 1) > 1 and not environ.get("RANK"):
+        if value == "" and name in allowed:
+            del environ[name]  # as if it were not there
+    count, rank = (environ.get(name) for name in ("WORLD_SIZE", "RANK"))
+    if (rank is None and int(count or 1) > 1) or int(rank or 0) >= int(count or 1):
         raise UsageError(
-            f"the environment variable WORLD_SIZE is {environ['WORLD_SIZE']} and RANK is missing; unset it, or start "
-            "the processes with torchrun or accelerate launch"
+            f"the environment variable WORLD_SIZE is {count} and RANK is {rank}; unset both, or start the processes "
+            "with torchrun or accelerate launch"
         )
 
 

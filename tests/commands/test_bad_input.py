@@ -588,10 +588,23 @@ TRAINING = {
         {"--lr_scheduler_type": "reduce_lr_on_plateau", "--eval_strategy": "epoch", "--metric_for_best_model": "f1"},
         ["reduce_lr_on_plateau", "max"],
     ),
+    "schedule without what it takes": (
+        {"--lr_scheduler_type": "warmup_stable_decay"},
+        ["--lr_scheduler_type warmup_stable_decay", "--lr_scheduler_kwargs {}", "num_stable_steps"],
+    ),
+    "schedule with what it does not take": (
+        {"--lr_scheduler_type": "cosine_with_restarts", "--lr_scheduler_kwargs": '{"foo": 1}'},
+        ["--lr_scheduler_type cosine_with_restarts", '--lr_scheduler_kwargs {"foo": 1}', "'foo'"],
+    ),
+    "schedule that would rise": (
+        {"--lr_scheduler_type": "polynomial", "--lr_scheduler_kwargs": '{"lr_end": 1.0}'},
+        ["--lr_scheduler_type polynomial", "lr_end (1.0)"],
+    ),
+    "arguments of an optimizer without names": ({"--optim_args": "fast"}, ["--optim_args", "'fast'", "NAME=VALUE"]),
     "plateau without evaluation": ({"--lr_scheduler_type": "reduce_lr_on_plateau"}, ["eval strategy"]),
     "compiled and pruned": (
         {"--torch_compile": True, "--apply_pruning": True},
-        ["--torch_compile", "--apply_pruning"],
+        ["--torch_compile", "without pruning"],
     ),
     "layers that look twice": (
         {"--gradient_checkpointing": True, "--gradient_checkpointing_kwargs": '{"use_reentrant": true}'},

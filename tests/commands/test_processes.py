@@ -158,12 +158,6 @@ def test_another_process_must_have_the_folder_and_the_arguments(content, setting
         output.claim_output_dir(tmp_path, {"settings": settings}, overwrite=False)
 
 
-def test_only_the_first_process_writes(tmp_path, monkeypatch):
-    monkeypatch.setenv("RANK", "1")
-    output.write_text(tmp_path / "a.json", "text")
-    assert not list(tmp_path.iterdir())
-
-
 # From here on whole commands.
 
 

@@ -138,6 +138,9 @@ BAD_FILES = [
     ("distil", "criterion:\n  KnowledgeDistillationLoss:\n    loss_weights: [1, 1]\n", 3, ["sum to 1"]),
     # Quantization.
     ("quantize", "qat:\n  recipes: {}\n", 2, ["'recipes'", "op_name_dict"]),
+    ("quantize", "qat:\n  accuracy_criterion: {}\n", 2, ["'accuracy_criterion'", "op_name_dict"]),
+    ("quantize", "qat:\n  op_name_dict: {a: {weight: {dtype: int8}}}\n", 2, ["dtype is 'int8'", "fp32"]),
+    ("quantize", "qat:\n  op_type_dict: {a: {weight: {scheme: sym}}}\n", 2, ["'scheme'", "dtype"]),
     ("quantize", "op_name_dict:\n  '(': {}\n", 2, ["'('", "regular expression"]),
     ("quantize", "op_name_dict:\n  3: {}\n", 2, ["unknown key 3", "regular expression"]),
     ("quantize", "op_name_dict:\n  a: {weight: {dtype: [fp32, fp64]}}\n", 2, ["dtype is 'fp64'", "int8"]),
@@ -262,11 +265,11 @@ NEW_FILES = [
     (
         "quantize",
         "quant_level: 0\nrecipes: {smooth_quant: true}\ndynamic: {quant_level: auto}\n"
-        "accuracy_criterion: &loss {criterion: absolute, tolerable_loss: 1, higher_is_better: true}\n"
+        "accuracy_criterion: {criterion: absolute, tolerable_loss: 1, higher_is_better: true}\n"
         "static:\n  quant_level: 1\n  op_type_dict: {Linear: {weight: {dtype: [int8, fp32], scheme: sym}}}\n"
         "  minmax_ranges: whole\n"
         "  tuning_criterion: {max_trials: 3, timeout: 0, strategy: mse, objective: [accuracy, modelsize]}\n"
-        "qat: {accuracy_criterion: *loss}\n",
+        "qat: {op_type_dict: {LayerNorm: {weight: {dtype: fp32}}}}\n",
         {
             "quant_level": 1,
             "minmax_ranges": "whole",
@@ -298,8 +301,8 @@ def test_numbers_have_the_type_that_inc_asks_for(tmp_path):
 
 
 def test_training_takes_no_recipes_from_the_top(tmp_path):
-    path = write(tmp_path, "recipes: {smooth_quant: true}\nqat: {quant_level: 1}\nstatic: {quant_level: 0}\n")
-    assert quantization_settings("qat", path) == {"quant_level": 1}
+    path = write(tmp_path, "recipes: {smooth_quant: true}\nqat: {op_type_dict: {a: {}}}\nstatic: {quant_level: 0}\n")
+    assert quantization_settings("qat", path) == {"op_type_dict": {"a": {}}}
 
 
 def test_exports_take_their_own_keys_and_the_criterion_from_the_top(tmp_path):

@@ -250,7 +250,7 @@ def test_runs_side_by_side_have_one_table_and_one_plot(runs, monkeypatch, capsys
         (["no-such-run", "--output_dir", "all"], "no-such-run: there is no such folder"),
         (["no-such-run"], "no-such-run"),
         (["broken", "--output_dir", "all"], "report.json is no report of a run"),
-        (["broken", "--output_dir", "broken"], "is one of the runs"),
+        (["broken", "--output_dir", "broken"], "holds a run"),
     ],
 )
 def test_what_cannot_be_compared_is_refused(words, named, tmp_path, monkeypatch, capsys):
@@ -266,9 +266,12 @@ def test_what_cannot_be_compared_is_refused(words, named, tmp_path, monkeypatch,
     assert not (tmp_path / "all").exists()
 
 
-def finished_run(folder, ids, exact="eval_exact_match"):
+def finished_run(folder, ids, exact="eval_exact_match", digest=None):
     """What a finished evaluation leaves, as far as runs are compared by it."""
-    folder.mkdir()
+    folder.mkdir(parents=True)
+    if digest:
+        content = {"made_from": {}, "scored": {"digest": digest}}
+        (folder / "run.json").write_text(json.dumps(content), encoding="utf-8")
     results = {exact: 50.0, "eval_f1": 60.0, "model_size_mb": 1.0, "eval_samples_per_second": 9.0}
     (folder / "all_results.json").write_text(json.dumps(results), encoding="utf-8")
     (folder / "eval_predictions.json").write_text(json.dumps(dict.fromkeys(ids, "x")), encoding="utf-8")
@@ -280,9 +283,42 @@ def test_runs_on_other_questions_or_by_other_rules_are_not_compared(tmp_path, ca
     print_results([first, finished_run(tmp_path / "same", "cba")])
     assert "same" in capsys.readouterr().out
     v2, other = finished_run(tmp_path / "v2", "abc", "eval_exact"), finished_run(tmp_path / "other", "ab")
-    for compare in (print_results, lambda folders: compare_runs(folders, tmp_path / "out")):
+    compares = {"p": print_results, "c": lambda folders: compare_runs(folders, tmp_path / "out")}
+    for folder, compare in ((tmp_path / name, each) for name, each in compares.items()):
         with pytest.raises(UsageError, match=r"v2 is scored as SQuAD v2\.0 and \S+a as SQuAD v1\.1"):
             compare([first, v2])
         with pytest.raises(UsageError, match=r"other answered 2 questions and \S+a 3, of which 2 are the same"):
             compare([first, other])
+        with pytest.raises(UsageError, match=r"d2 and \S+d1 answered questions of the same ids, but other ones"):
+            compare([finished_run(folder / each, "ab", digest=each) for each in ("d1", "d2")])
     assert not (tmp_path / "out").exists()
+
+
+def test_runs_of_others_and_of_one_name_are_listed(tmp_path, capsys):
+    """The examples of transformers leave no size, and folders of two experiments may be called alike."""
+    folders = [finished_run(tmp_path / name / "out", "ab") for name in "xy"]
+    (folders[1] / "all_results.json").write_text('{"eval_f1": 61.0, "eval_exact_match": 50.0}', encoding="utf-8")
+    print_results(folders)
+    rows = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert rows[1] == [str(folders[0]), "50.00", "60.00", "0.00", "1.00", "9.0"]
+    assert rows[2] == [str(folders[1]), "50.00", "61.00", "-1.00", "-", "-"]
+
+
+def test_a_report_does_not_take_the_place_of_a_runs(tmp_path):
+    first, second = (finished_run(tmp_path / name, "ab", digest="d") for name in "xy")
+    with pytest.raises(UsageError, match=f"--output_dir {second} holds a run"):
+        compare_runs([first], second)
+
+
+def test_originals_of_one_name_are_told_apart_by_their_weights(tmp_path):
+    speed = [{"batch_size": 1, "p50_ms": 1.0, "questions_per_second": 9.0, "peak_memory_mb": 5.0}]
+    model = {"f1": 50.0, "exact_match": 50.0, "size_mb": 1.0, "libraries_memory_mb": 1.0, "speed": speed}
+    for name, weights in (("a", "111111aaaa"), ("b", "222222bbbb"), ("c", "111111aaaa")):
+        finished_run(tmp_path / name, "ab")
+        models = {"original": {**model, "f1": 100.0 if weights[0] == "1" else 55.0}, "result": model}
+        report = {"model": "base", "weights": weights, "questions": 2, "models": models}
+        (tmp_path / name / "report.json").write_text(json.dumps(report), encoding="utf-8")
+    known = {run["name"]: run["f1"] for run in side_by_side([tmp_path / name for name in "abc"])}
+    assert known.pop("original (base 111111)") == 100.0 and known.pop("original (base 222222)") == 55.0
+    assert known == dict.fromkeys("abc", 50.0)
+    assert side_by_side([tmp_path / name for name in "ac"])[0]["name"] == "original (base)"

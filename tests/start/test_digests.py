@@ -22,7 +22,8 @@ FILES = {
     "qa/questions/answers.py": "a = 1",
     "qa/questions/features.py": "b = 2",
     "qa/models/passes.py": "c = 3",
-    "trainer_qa.py": "d = 4",
+    "qa/results/course.py": "d = 4",
+    "trainer_qa.py": "e = 5",
 }
 
 
@@ -42,10 +43,12 @@ def code_of(folder, files, monkeypatch, *rooms):
         ({"qa/questions/answers.py": "a = 2"}, False),
         ({"qa/questions/features.py": "b = 3"}, False),
         ({"qa/questions/more.py": ""}, False),
-        ({"trainer_qa.py": "d = 5"}, False),
+        ({"qa/results/course.py": "d = 5"}, False),
+        ({"qa/results/card.py": "d = 5"}, True),
+        ({"trainer_qa.py": "e = 6"}, False),
         ({"qa/models/passes.py": "c = 4"}, True),
         ({"qa/questions/notes.txt": "no code"}, True),
-        ({"run_qa.py": "e = 5"}, True),
+        ({"run_qa.py": "f = 6"}, False),
     ],
 )
 def test_the_digest_of_code_changes_with_the_files_of_its_rooms(changes, same, tmp_path, monkeypatch):

@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import ROOT
+from conftest import ROOT, contents
 
 from qa.start import output
 from qa.start.errors import SaveError, UsageError
@@ -28,42 +28,85 @@ def locks_given_back():
     output.leave_folders(failed=False)
 
 
-def contents(folder):
-    return {
-        str(path.relative_to(folder)): path.read_text()
-        for path in sorted(folder.rglob("*"))
-        if path.is_file() and path.name != output.LOCK_FILE
-    }
-
-
 def run(folder, made_from=MADE_FROM, overwrite=False, texts=("config.json", "pytorch_model.bin", "README.md")):
     """Do what a command does with its output folder; the files say what they were made from."""
     output.check_owner(folder, made_from, overwrite)
     output.claim_output_dir(folder, made_from, overwrite)
     for name in texts:
-        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_text(json.dumps(made_from))
     output.finish(folder, verified=True)
     output.leave_folders(failed=False)
 
 
 def test_the_files_of_a_finished_run_are_listed_with_their_sizes(tmp_path):
-    run(tmp_path, texts=["config.json", "runs/events", "checkpoint-6/model.safetensors"])
+    run(tmp_path, texts=["config.json", "runs/day/events.out.tfevents.1", "checkpoint-6/model.safetensors"])
     (tmp_path / "notes.txt").write_text("mine")
     written = json.loads((tmp_path / "run.json").read_text())
     assert (tmp_path / "run.json").read_text() == json.dumps(written, indent=2, sort_keys=True) + "\n"
     listed = written["files"]
     size = len(json.dumps(MADE_FROM))
-    assert listed == {"config.json": size, "runs/events": size, "checkpoint-6/model.safetensors": size}
+    assert listed == {
+        "config.json": size,
+        "runs/day/events.out.tfevents.1": size,
+        "checkpoint-6/model.safetensors": size,
+    }
 
 
 def test_the_same_run_again_is_told_that_it_is_finished(tmp_path):
     run(tmp_path)
     earlier = output.claim_output_dir(tmp_path, MADE_FROM, False)
     assert earlier["verified"] and set(earlier["files"]) == {"config.json", "pytorch_model.bin", "README.md"}
-    # A kill from here on leaves a run that is not finished.
-    assert (tmp_path / "run.json").read_text() == json.dumps({"made_from": MADE_FROM}, indent=2, sort_keys=True) + "\n"
+    # It is being written to again: a kill from here on takes nothing from it, and what is new in it is its own.
+    written = {**earlier, "writing": True}
+    assert (tmp_path / "run.json").read_text() == json.dumps(written, indent=2, sort_keys=True) + "\n"
+    (tmp_path / "predict_predictions.json").write_text("{}")
+    assert output.claim_output_dir(tmp_path, MADE_FROM, False) == written
+    output.finish(tmp_path, verified=True)
+    assert "predict_predictions.json" in output.read_run(tmp_path)["files"]
+
+
+@pytest.mark.parametrize("name", ["config.json", "pytorch_model.bin"])
+def test_a_run_without_its_model_is_not_finished(name, tmp_path):
+    run(tmp_path)
+    (tmp_path / "README.md").unlink()
+    assert output.claim_output_dir(tmp_path, MADE_FROM, False)["verified"]
+    (tmp_path / name).unlink()
     assert output.claim_output_dir(tmp_path, MADE_FROM, False) == {}
+
+
+def test_what_was_killed_goes_on_though_it_was_to_overwrite(tmp_path):
+    run(tmp_path, OTHER)
+    before = contents(tmp_path)
+    for _ in range(3):
+        output.check_owner(tmp_path, MADE_FROM, overwrite=True)
+        assert output.claim_output_dir(tmp_path, MADE_FROM, overwrite=True) == {}
+        assert contents(tmp_path / ".replaced") == before
+        (tmp_path / "checkpoint-6").mkdir(exist_ok=True)
+        assert output.last_checkpoint(tmp_path)
+        output.leave_folders(failed=False)
+    output.finish(tmp_path, verified=True)
+    assert not (tmp_path / ".replaced").exists()
+
+
+def test_a_kill_while_a_run_is_set_aside_loses_nothing_of_it(tmp_path):
+    run(tmp_path, OTHER)
+    before = contents(tmp_path)
+    (tmp_path / ".replaced").mkdir()
+    (tmp_path / "config.json").rename(tmp_path / ".replaced" / "config.json")
+    output.check_owner(tmp_path, MADE_FROM, overwrite=True)
+    output.claim_output_dir(tmp_path, MADE_FROM, overwrite=True)
+    assert contents(tmp_path / ".replaced") == before
+
+
+@pytest.mark.parametrize("name", ["report.pdf", "my_results.json", "runs/other/model.safetensors", "report_mine.png"])
+def test_what_a_user_puts_beside_a_run_while_it_lasts_stays(name, tmp_path):
+    output.claim_output_dir(tmp_path, MADE_FROM, overwrite=False)
+    (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+    (tmp_path / name).write_text("mine")
+    run(tmp_path)
+    run(tmp_path, OTHER, overwrite=True)
+    assert (tmp_path / name).read_text() == "mine"
 
 
 def test_a_run_made_from_something_else_is_named_and_refused(tmp_path):
@@ -117,7 +160,7 @@ def test_a_folder_that_cannot_be_made_is_told(tmp_path):
 
 
 def test_overwriting_removes_what_the_run_wrote_and_nothing_else(tmp_path):
-    run(tmp_path, texts=["config.json", "checkpoint-6/model.safetensors", "runs/events"])
+    run(tmp_path, texts=["config.json", "checkpoint-6/model.safetensors", "runs/day/events.out.tfevents.1"])
     own = {"notes.txt": "mine", "checkpoint-6-best/model.safetensors": "best", "runs-of-mine": "x", "my.model": "y"}
     for name, text in own.items():
         (tmp_path / name).parent.mkdir(exist_ok=True)
@@ -128,10 +171,12 @@ def test_overwriting_removes_what_the_run_wrote_and_nothing_else(tmp_path):
     assert found == own | dict.fromkeys(["config.json", "checkpoint-9/model.safetensors"], json.dumps(OTHER))
 
 
-@pytest.mark.parametrize("name", ["README.md", "config.json", "runs/events", "checkpoint-500/model.safetensors"])
+@pytest.mark.parametrize(
+    "name", ["README.md", "config.json", "runs/day/events.out.tfevents.1", "checkpoint-500/model.safetensors"]
+)
 def test_what_no_run_wrote_is_never_replaced(name, tmp_path):
     place = tmp_path / name
-    place.parent.mkdir(exist_ok=True)
+    place.parent.mkdir(parents=True, exist_ok=True)
     place.write_text("mine")
     before = contents(tmp_path)
     with pytest.raises(UsageError, match=re.escape(name)):
@@ -141,15 +186,16 @@ def test_what_no_run_wrote_is_never_replaced(name, tmp_path):
 
 @pytest.mark.parametrize(("count", "dots"), [(3, ""), (4, ", ...")])
 def test_at_most_three_names_are_told(count, dots, tmp_path):
-    names = ["a.txt", "b.txt", "c.txt", "d.txt"][:count]
+    names, own = ["a.txt", "b.txt", "c.txt", "d.txt"][:count], ["README.md", "config.json", "vocab.txt", "vocab.json"]
     for name in names:
         (tmp_path / name).write_text("mine")
     with pytest.raises(UsageError, match=rf"holds other things \(a.txt, b.txt, c.txt{dots}\); name another"):
         output.check_owner(tmp_path, MADE_FROM, overwrite=False)
     output.check_owner(tmp_path, MADE_FROM, overwrite=True)  # it would replace none of them
-    for name in names:
-        (tmp_path / name).rename(tmp_path / f"report.{name[0]}")
-    with pytest.raises(UsageError, match=rf": report.a, report.b, report.c{dots} would be replaced, and was not"):
+    for name, other in zip(names, own, strict=False):
+        (tmp_path / name).rename(tmp_path / other)
+    told = f": README.md, config.json, vocab.{'json' if dots else 'txt'}{dots} would be replaced, and was not"
+    with pytest.raises(UsageError, match=told):
         output.check_owner(tmp_path, MADE_FROM, overwrite=True)
 
 
@@ -185,7 +231,7 @@ def test_folders_in_folders_are_set_aside_and_put_back(tmp_path):
     run(tmp_path)
     deep = tmp_path / "runs" / "day" / "hour"
     deep.mkdir(parents=True)
-    (deep / "events").write_text("x")
+    (deep / "events.out.tfevents.2").write_text("x")
     output.finish(tmp_path, verified=True)
     before = contents(tmp_path)
     output.claim_output_dir(tmp_path, OTHER, overwrite=True)
@@ -225,7 +271,8 @@ def test_what_answering_has_to_know_is_kept(tmp_path):
     expected = {"made_from": MADE_FROM, "verified": False, "answering": {"max_seq_length": 96}, "files": {}}
     assert output.read_run(tmp_path) == expected
     output.finish(tmp_path, verified=True)
-    assert output.read_run(tmp_path) == {**expected, "verified": True, "answering": {}}
+    del expected["answering"]
+    assert output.read_run(tmp_path) == {**expected, "verified": True}
 
 
 def test_what_an_earlier_run_had_replaced_does_not_come_back(tmp_path):
@@ -254,6 +301,7 @@ def test_a_failed_run_keeps_its_checkpoints(tmp_path):
         (".", True),
         ("checkpoint-500", True),
         ("config.json", True),
+        (".replaced/model", True),
         ("checkpoint-500-best", False),
         ("models/mine", False),
         ("train.json", False),
@@ -269,6 +317,15 @@ def test_an_input_is_never_in_the_place_of_an_output(place, refused, tmp_path):
             output.check_owner(folder, MADE_FROM, True, inputs)
     else:
         output.check_owner(folder, MADE_FROM, True, inputs)
+
+
+def test_a_folder_of_questions_is_not_around_the_output_nor_a_cache_inside(tmp_path):
+    folder = tmp_path / "data" / "out"
+    for flag, place in (("dataset_name", tmp_path / "data"), ("cache_dir", folder / "cache")):
+        with pytest.raises(UsageError, match=f"--{flag}.*; name another folder$"):
+            output.check_owner(folder, MADE_FROM, False, [(flag, str(place))])
+    inputs = [("cache_dir", str(tmp_path / "data")), ("dataset_name", str(tmp_path / "data" / "questions"))]
+    output.check_owner(folder, MADE_FROM, False, inputs)
 
 
 def test_an_input_behind_a_link_counts_as_well(tmp_path):
@@ -365,91 +422,3 @@ def test_the_last_checkpoint_is_the_one_with_the_highest_step(names, last, tmp_p
     for name in names:
         (tmp_path / name).mkdir()
     assert output.last_checkpoint(tmp_path) == (last and os.fspath(Path(tmp_path) / f"checkpoint-{last}"))
-
-
-# --- files get into it whole ---
-
-
-class SafetensorError(Exception):
-    """As that of safetensors, which is known by its name."""
-
-
-@pytest.mark.parametrize(
-    "error",
-    [
-        OSError(28, "No space left on device"),
-        RuntimeError("[enforce fail at inline_container.cc:659] . unexpected pos 64 vs 0\nmore"),
-        RuntimeError("Parent directory out does not exist."),
-        SafetensorError("Error while serializing: IoError"),
-    ],
-)
-def test_what_cannot_be_written_is_told_with_its_place_in_one_line(error):
-    with pytest.raises(SaveError) as told, output.saving("out/model"):
-        raise error
-    reason = str(error).splitlines()[0]
-    expected = f"out/model cannot be written ({reason}); make room or mend the folder, and start again"
-    assert str(told.value) == expected
-
-
-@pytest.mark.parametrize("error", [RuntimeError("CUDA error"), ValueError("inline_container"), KeyboardInterrupt()])
-def test_other_errors_stay_what_they_are(error):
-    with pytest.raises(type(error)) as told, output.saving("out"):
-        raise error
-    assert told.value is error
-
-
-def test_a_text_is_written_whole_by_the_first_process_alone(tmp_path, monkeypatch):
-    output.write_text(tmp_path / "a.json", "früher")
-    (tmp_path / ".unfinished-b.json").mkdir()
-    with pytest.raises(SaveError, match=f"^{tmp_path}/b.json cannot be written"):
-        output.write_text(tmp_path / "b.json", "text")
-    monkeypatch.setenv("RANK", "1")
-    output.write_text(tmp_path / "a.json", "later")
-    assert (tmp_path / "a.json").read_bytes() == "früher".encode()
-    assert {path.name for path in tmp_path.iterdir()} == {"a.json", ".unfinished-b.json"}
-
-
-@pytest.mark.parametrize("name", ["checkpoint-3", None])
-def test_a_folder_appears_when_all_of_it_is_written(name, tmp_path):
-    place = tmp_path / name if name else tmp_path
-    place.mkdir(exist_ok=True)
-    (place / "config.json").write_text("before")
-    (place / "older.json").write_text("before")
-    before = contents(place)
-    (tmp_path / f".unfinished-{name}").mkdir()
-    (tmp_path / f".unfinished-{name}" / "half.json").write_text("of a run that was killed")
-    with output.written_beside(tmp_path, name) as folder:
-        (folder / "config.json").write_text("after")
-        (folder / "pytorch_model.bin").write_text("after")
-        assert contents(place).items() >= before.items()
-    after = dict.fromkeys(["config.json", "pytorch_model.bin"], "after")
-    # A folder of that name is another one now; files of the output folder itself are put beside the others.
-    assert contents(place) == (after if name else {**before, **after})
-    with output.written_beside(tmp_path, "checkpoint-9") as folder:
-        (folder / "config.json").write_text("first")
-    assert contents(tmp_path / "checkpoint-9") == {"config.json": "first"}
-    assert not list(tmp_path.glob(".unfinished*"))
-
-
-@pytest.mark.parametrize("name", ["checkpoint-3", None])
-def test_what_is_not_written_to_its_end_leaves_all_as_it_was(name, tmp_path):
-    (tmp_path / "config.json").write_text("before")
-    with (
-        pytest.raises(SaveError, match=f"^{tmp_path / name if name else tmp_path} cannot be written .*No space"),
-        output.written_beside(tmp_path, name) as folder,
-    ):
-        (folder / "config.json").write_text("after")
-        raise OSError(28, os.strerror(28))
-    assert contents(tmp_path) == {"config.json": "before"}
-    assert [path.name for path in tmp_path.iterdir()] == ["config.json"]
-
-
-@pytest.mark.parametrize("weights", ["pytorch_model.bin", "model.safetensors", "openvino_model.xml"])
-def test_weights_get_their_place_last(weights, tmp_path):
-    """Without them there is no model: a kill before them leaves none that its configuration does not fit."""
-    (tmp_path / "tokenizer.json" / "in the way").mkdir(parents=True)
-    with pytest.raises(SaveError, match="Is a directory"), output.written_beside(tmp_path) as folder:
-        for name in (weights, "config.json", "tokenizer.json", "vocab.txt"):
-            (folder / name).write_text("after")
-    assert not (tmp_path / weights).exists()
-    assert not list(tmp_path.glob(".unfinished*"))
