@@ -10,6 +10,7 @@ from conftest import SAMPLE
 import run_qa
 import run_qa_post_training
 from qa.questions import features as features_room
+from qa.results import asking
 from qa.start.arguments import DataTrainingArguments
 from qa.start.errors import UsageError
 
@@ -34,19 +35,13 @@ def place(finished, tmp_path):
     return tmp_path / "place"
 
 
-def run(patch, place, *flags, script=run_qa):
-    words = ["--model_name_or_path", "model", "--train_file", "train.json", "--validation_file", SAMPLE / "dev.json"]
-    words += [
-        "--max_train_samples",
-        "6",
-        "--max_eval_samples",
-        "6",
-        "--do_eval",
-        "--no_cuda",
-        "--max_seq_length",
-        "96",
-    ]
-    words += ["--doc_stride", "32", "--output_dir", "out"]
+EVALUATED = ["--model_name_or_path", "model", "--train_file", "train.json", "--validation_file", SAMPLE / "dev.json"]
+EVALUATED += ["--max_eval_samples", "6", "--do_eval"]
+
+
+def run(patch, place, *flags, script=run_qa, words=EVALUATED):
+    words = [*words, "--max_train_samples", "6", "--no_cuda", "--max_seq_length", "96", "--doc_stride", "32"]
+    words += ["--output_dir", "out"]
     if script is run_qa:
         words += ["--do_train", "--max_steps", "2", "--save_steps", "1", "--per_device_train_batch_size", "2"]
         words += ["--apply_pruning", "--target_sparsity", "0.1"]
@@ -69,7 +64,8 @@ def change_weights(place):
 
     weights = load_file(place / "model" / "model.safetensors")
     torch.manual_seed(0)
-    save_file({name: torch.randn_like(each) for name, each in weights.items()}, place / "model" / "model.safetensors")
+    noise = {name: torch.randn_like(each) for name, each in weights.items()}
+    save_file(noise, place / "model" / "model.safetensors", {"format": "pt"})
 
 
 def test_a_finished_run_says_so_and_only_evaluates(monkeypatch, place, capsys):
@@ -82,6 +78,51 @@ def test_a_finished_run_says_so_and_only_evaluates(monkeypatch, place, capsys):
     assert results["eval_samples"] == 4 and results["sparsity"] == pytest.approx(0.1, abs=0.001)
     run(monkeypatch, place, "--verify_loading")
     assert "tolerance 0: passed" in capsys.readouterr().out
+
+
+def test_a_finished_run_answers_other_questions_and_its_card_keeps_the_scores(monkeypatch, place):
+    card = (place / "out" / "README.md").read_text(encoding="utf-8")
+    assert "6 questions of `dev.json`" in card
+    words = ["--model_name_or_path", "model", "--train_file", "train.json", "--do_train", "--do_predict"]
+    words += ["--test_file", SAMPLE / "dev.json", "--max_predict_samples", "3"]
+    run(monkeypatch, place, words=words)
+    assert (place / "out" / "README.md").read_text(encoding="utf-8") == card
+    assert len(json.loads((place / "out" / "predict_predictions.json").read_text(encoding="utf-8"))) == 3
+
+
+def test_a_report_on_other_questions_does_not_outlive_its_scores(monkeypatch, place):
+    run(monkeypatch, place, "--report")
+    for flags, left in (([], True), (["--max_eval_samples", "4"], False)):
+        run(monkeypatch, place, *flags)
+        assert (place / "out" / "report.html").exists() == (place / "out" / "report_cost.png").exists() == left
+
+
+def test_what_tensorboard_shows_is_the_runs_own(monkeypatch, place):
+    flags = ["--report_to", "tensorboard", "--output_dir", "shown"]
+    for more in ([], [], ["--overwrite_output_dir"]):
+        run(monkeypatch, place, *flags, *more)
+    files = json.loads((place / "shown" / "run.json").read_text(encoding="utf-8"))["files"]
+    assert {path for path in files if "tfevents" in path} == {
+        str(path.relative_to(place / "shown")) for path in (place / "shown" / "runs").rglob("*tfevents*")
+    }
+
+
+def test_questions_that_decide_over_the_model_are_part_of_the_run(monkeypatch, place):
+    (place / "criterion.yml").write_text("accuracy_criterion: {criterion: absolute, tolerable_loss: 100}\n")
+    flags = ["--apply_quantization", "--quantization_config", "criterion.yml", "--output_dir", "tuned"]
+    run(monkeypatch, place, *flags, script=run_qa_post_training)
+    with pytest.raises(UsageError, match=r"--validation_file or --dataset_name \w+ \(now \w+\)"):
+        run(monkeypatch, place, *flags, "--max_eval_samples", "4", script=run_qa_post_training)
+    with pytest.raises(UsageError, match=r"max_answer_length 30 \(now 3\)"):
+        run(monkeypatch, place, *flags, "--max_answer_length", "3", script=run_qa_post_training)
+
+
+def test_an_evaluated_model_is_asked_only_while_it_is_the_same(monkeypatch, place):
+    run(monkeypatch, place, "--output_dir", "fp32", script=run_qa_post_training)
+    assert asking.load(place / "fp32", "original", "fp32").model is not None
+    change_weights(place)
+    with pytest.raises(UsageError, match=r"fp32: \S+model is another model now than the one evaluated"):
+        asking.load(place / "fp32", "original", "fp32")
 
 
 def test_other_weights_in_the_same_folder_are_another_run(monkeypatch, place):

@@ -205,6 +205,10 @@ def test_a_model_without_half_of_its_heads_and_channels_is_a_model_like_any_othe
         flags[flags.index(flag) + 1] = value
     assert_verified(place.run([script, *flags]))
     assert place.results(folder.name)["eval_f1"] - place.results("slim-dynamic")["eval_f1"] <= 2.0
+    exported = ["export_qa.py", *flags[: flags.index("--apply_quantization")], "--do_eval", "--verify_loading"]
+    exported[exported.index("--model_name_or_path") + 1] = "out/slim-dynamic"
+    assert_verified(place.run([*exported, "--output_dir", "out/slim-onnx"]))
+    assert abs(place.results("slim-onnx")["eval_f1"] - place.results("slim-dynamic")["eval_f1"]) <= 1.0
 
 
 def test_the_smoke_test_of_the_examples(place):
