@@ -49,6 +49,7 @@ def report_run(run, prepared, answers, kind=None, history=(), sparsity=None):
         Metrics of the original model by name, or `None` where it has no trained head to be scored.
     """
     import torch
+    from safetensors.torch import save_model
 
     from qa.models.compressed import load_compressed
     from qa.models.loading import called, is_int8, load_model
@@ -84,9 +85,11 @@ def report_run(run, prepared, answers, kind=None, history=(), sparsity=None):
             models = {"original": {"size_mb": model_size_mb(original, name), **cost("compressed", name)}}
         else:
             original = load_model(run.model_args, run.config)
-            original.save_pretrained(folder)
-            size_mb = sum(file.stat().st_size for file in Path(folder).glob("*.safetensors")) / 1e6
-            models = {"original": {"size_mb": size_mb, **cost("fp32", folder)}}
+            # Not by `save_pretrained`, which imports torch's compiler to see whether the model is a product of it.
+            original.config.save_pretrained(folder)
+            weights = Path(folder) / "model.safetensors"
+            save_model(original, str(weights), {"format": "pt"})
+            models = {"original": {"size_mb": weights.stat().st_size / 1e6, **cost("fp32", folder)}}
         if kind:
             size_mb = read_json(output_dir / "all_results.json")["model_size_mb"]
             models["result"] = {"size_mb": size_mb, **cost(kind, output_dir, batches.multiple)}
