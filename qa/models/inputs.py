@@ -128,8 +128,11 @@ def _longest_window(model, tokenizer, wanted):
         longest = min(longest, tokenizer.model_max_length)
 
     def failure(length):
+        window = _window(tokenizer, length)
+        # An unknown word may have the id of the padding, which takes no place in some layouts.
+        window["input_ids"] = window["input_ids"][:1] * length
         try:
-            _logits(model, _window(tokenizer, length))
+            _logits(model, window)
         except Exception as error:  # layers raise whatever comes of a place beyond their tables
             return f"{type(error).__name__}: {error}"
         return None

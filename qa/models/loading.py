@@ -105,9 +105,10 @@ def _refuse_misfit(config, flag, name, tokenizer):
     for key in ("max_position_embeddings", "vocab_size"):
         if not isinstance(getattr(config, key, 0), int):
             raise UsageError(f"--{flag} {name}: {key} is {getattr(config, key)!r} in its config.json; give a number")
-    if len(tokenizer) > getattr(config, "vocab_size", len(tokenizer)):
+    tokens = max(tokenizer.get_vocab().values()) + 1  # some numbers may stand for none
+    if tokens > getattr(config, "vocab_size", tokens):
         raise UsageError(
-            f"--{flag} {name} knows {config.vocab_size} tokens, but its tokenizer has {len(tokenizer)}; "
+            f"--{flag} {name} knows {config.vocab_size} tokens, but its tokenizer has {tokens}; "
             "use the tokenizer of the model"
         )
 
@@ -276,7 +277,7 @@ def from_pretrained(auto_class, flag, name, model_args, **kwargs):
         UsageError: it cannot be loaded.
     """
     if kind_of(name) == "folder":
-        pointer = next(filter(is_lfs_pointer, sorted(Path(name).iterdir())), None)
+        pointer = next(filter(is_lfs_pointer, _used_files(Path(name))), None)
         if pointer is not None:
             raise UsageError(
                 f"--{flag} {name}: {pointer.name} is a Git LFS pointer and not the file itself; run git lfs pull in "
@@ -293,6 +294,10 @@ def from_pretrained(auto_class, flag, name, model_args, **kwargs):
             **kwargs,
         )
     except Exception as error:  # the libraries raise anything from KeyError to a bare Exception on a broken file
+        if "Tokenizer class TokenizersBackend" in str(error):  # as transformers 5 calls any fast tokenizer
+            from transformers import PreTrainedTokenizerFast
+
+            return from_pretrained(PreTrainedTokenizerFast, flag, name, model_args, **kwargs)
         reason, hint = str(error)[:300] or type(error).__name__, "name a saved model"
         if kind_of(name) != "folder":
             hint = "give the path of a local folder"
@@ -305,6 +310,14 @@ def from_pretrained(auto_class, flag, name, model_args, **kwargs):
         elif auto_class.__name__ == "AutoTokenizer":
             reason, hint = _what_a_tokenizer_lacks(Path(name)) or (reason, hint)
         raise UsageError(f"--{flag} {name} cannot be loaded: {reason}; {hint}") from error
+
+
+def _used_files(folder):
+    """Return the files of a model that are read: beside weights in safetensors no others, and none of other tools."""
+    files = sorted(folder.iterdir())
+    safe = any(file.name.startswith("model") and file.suffix == ".safetensors" for file in files)
+    kinds = (".json", ".txt", ".model", ".safetensors" if safe else ".bin")
+    return [file for file in files if file.suffix in kinds]
 
 
 def _what_a_tokenizer_lacks(folder):

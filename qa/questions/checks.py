@@ -47,10 +47,10 @@ def check_for_training(examples, source, version_2_with_negative):
     for example in examples:
         for number in _misplaced_answers(example):
             misplaced.append(example["id"])
-            text = example["answers"]["text"][number]
+            text, shift = _without_white(example["answers"]["text"][number])
             first = example["context"].find(text)
             if first >= 0 and example["context"].find(text, first + 1) < 0:
-                example["answers"]["answer_start"][number] = first
+                example["answers"]["answer_start"][number] = first - shift
                 realigned += 1
             elif number == 0:
                 beyond_repair.append(example["id"])
@@ -75,11 +75,17 @@ def _misplaced_answers(example):
     """Return the numbers (from 0) of the answers whose text does not stand at their `answer_start`."""
     answers = example["answers"]
     pairs = zip(answers["text"], answers["answer_start"], strict=True)
-    return [
-        number
-        for number, (text, start) in enumerate(pairs)
-        if start < 0 or not example["context"].startswith(text, start)
-    ]
+    misplaced = []
+    for number, (text, start) in enumerate(pairs):
+        text, shift = _without_white(text)
+        if start + shift < 0 or not example["context"].startswith(text, start + shift):
+            misplaced.append(number)
+    return misplaced
+
+
+def _without_white(text):
+    """Take white space off both ends of an answer, which labels have not either; return how much went in front."""
+    return text.strip(), len(text) - len(text.lstrip())
 
 
 def _count_misplaced(examples):

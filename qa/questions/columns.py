@@ -15,10 +15,14 @@ class ExampleError(Exception):
 NAMES = {
     "id": ("id", "qid", "question_id", "query_id", "example_id", "qas_id", "uid", "uuid", "guid"),
     "title": ("title", "document_title", "article_title"),
-    "question": ("question", "query", "question_text", "query_text", "input_question", "user_question", "q"),
+    "question": (
+        *("question", "query", "question_text", "query_text", "input_question", "user_question", "question_en", "q"),
+        *("questions", "prompt"),
+    ),
     "context": (
         *("context", "passage", "paragraph", "context_text", "passage_text", "paragraph_text", "document"),
-        *("document_text", "article", "article_text", "doc", "contexts", "body", "content", "story", "text"),
+        *("document_text", "article", "article_text", "doc", "contexts", "context_paragraph", "para", "ctx", "body"),
+        *("content", "story", "evidence", "excerpt", "abstract", "snippet", "text"),
     ),
     "answers": ("answers", "answer"),
     "answer_text": (
@@ -28,8 +32,9 @@ NAMES = {
     "answer_start": (
         *("answers_answer_start", "answer_start", "answers_start", "answer_starts", "answer_begin", "answer_offset"),
         *("answer_start_index", "answer_start_idx", "answer_start_char", "answer_start_position", "start_char"),
-        *("char_start", "start_index", "start"),
+        *("char_start", "start_index", "start_idx", "start_pos", "start_offset", "start", "offset"),
     ),
+    "answerable": ("answerable", "is_answerable", "has_answer"),
     "is_impossible": ("is_impossible", "impossible", "is_unanswerable", "unanswerable", "no_answer"),
 }
 # Row numbers that pandas writes beside the data, under no name or under one of its own.

@@ -38,15 +38,15 @@ def open_data_set(data_args, model_args):
         raise UsageError(f"--dataset_name {name} is a file format, no data set; give --train_file and its like")
     saved = any((Path(name) / marker).is_file() for marker in ("dataset_dict.json", "state.json"))
     if kind_of(name) == "folder":
+        files = None if saved or data_args.dataset_config_name else _files_of_folder(name)
+        if files:
+            return {split: functools.partial(_rows_of_files, paths, name) for split, paths in files.items()}
         pointer = next(filter(is_lfs_pointer, sorted(Path(name).rglob("*"))), None)
         if pointer is not None:
             raise UsageError(
                 f"--dataset_name {name}: {pointer.relative_to(name)} is a Git LFS pointer and not the file itself; "
                 "run git lfs pull in that folder"
             )
-        files = None if saved or data_args.dataset_config_name else _files_of_folder(name)
-        if files:
-            return {split: functools.partial(_rows_of_files, paths, name) for split, paths in files.items()}
     try:
         if saved:
             loaded = datasets.load_from_disk(name)

@@ -10,6 +10,8 @@ answer, or `None` where the file gives no answers at all. No answer's text is bl
 """
 
 import itertools
+import re
+import unicodedata
 
 from qa.questions.answers_as_text import MISSING, ShortenedError, value_of_text
 from qa.questions.checks import check_for_scoring, refuse_blank, refuse_duplicate_ids
@@ -85,8 +87,7 @@ def read_examples(path, source, max_samples=None):
 
 def _examples_of(rows, source, max_samples):
     """Check rows one by one; `rows` yields `(place, row)` with `place` a text such as "line 3"."""
-    examples = []
-    columns = None
+    examples, names, without_id = [], {}, None
     try:
         for place, row in itertools.islice(rows, max_samples):
             try:
@@ -94,10 +95,12 @@ def _examples_of(rows, source, max_samples):
                     raise ExampleError(
                         f"expected a mapping with question, context and answers, found {kind_of_value(row)}"
                     )
-                if columns is None:
-                    columns, by_position = find_columns(list(row))
-                    numbered = _is_missing(_cell(row, columns, "id"))
-                examples.append(_example_of(row, columns, len(examples) if numbered else None))
+                if not names or not row.keys() <= names.keys():  # rows need not have the same columns
+                    names |= dict.fromkeys(row)
+                    columns, by_position = _columns_of(list(names), row)
+                examples.append(_example_of(row, columns))
+                if examples[-1]["id"] is None:
+                    without_id = without_id or place
             except ExampleError as error:
                 raise UsageError(f"{source}, {place}: {error}") from error
     except FileError as error:
@@ -108,11 +111,30 @@ def _examples_of(rows, source, max_samples):
         raise UsageError(f"{source}: cannot be read: {error.strerror or error}") from error
     if not examples:
         raise UsageError(f"{source}: there is no question in it")
+    if without_id and any(example["id"] is not None for example in examples):
+        raise UsageError(
+            f"{source}, {without_id}: 'id' is missing, and other questions have one; give all one, or none"
+        )
+    for number, example in enumerate(examples):
+        example["id"] = str(number) if without_id else example["id"]
+    if any(example["answers"] for example in examples):
+        for example in examples:  # where others have answers, none is no answer
+            example["answers"] = example["answers"] or {"text": [], "answer_start": []}
     _refuse_swapped(examples, columns, source)
     if by_position:
         taken = ", ".join(f"{role} from {columns[role]!r}" for role in by_position)
         print(f"note: {source}: no column has a known name for these, which are taken by position: {taken}")
     return examples
+
+
+def _columns_of(names, row):
+    """Find the columns, but no answers by position where the row that brought them has none there."""
+    columns, by_position = find_columns(names)
+    value = _cell(row, columns, "answers")
+    if "answers" in by_position and not (_is_missing(value) or (value and _holds_both(value))):
+        del columns["answers"]
+        by_position.remove("answers")
+    return columns, by_position
 
 
 def _refuse_swapped(examples, columns, source):
@@ -138,16 +160,15 @@ def _is_missing(value):
     return value is None or value != value
 
 
-def _example_of(row, columns, number):
-    """Turn a row into an example, called by its number if it has no id and `number` is not `None`."""
+def _example_of(row, columns):
+    """Turn a row into an example, whose id is `None` if the row has none."""
     identifier = _cell(row, columns, "id")
-    if number is not None and _is_missing(identifier):
-        identifier = number
     if isinstance(identifier, float) and identifier.is_integer():
         identifier = int(identifier)
+    identifier = str(identifier) if isinstance(identifier, int) else identifier
     title = _cell(row, columns, "title")
     return {
-        "id": _text(str(identifier) if isinstance(identifier, int) else identifier, "id"),
+        "id": None if _is_missing(identifier) else _text(identifier, "id"),
         "title": _text("" if _is_missing(title) else title, "title"),
         "context": _text(_cell(row, columns, "context"), columns["context"]),
         "question": _text(_cell(row, columns, "question"), columns["question"]),
@@ -168,8 +189,10 @@ def _text(value, name):
 
 
 def _answers_of_row(row, columns):
-    impossible = _cell(row, columns, "is_impossible")
-    if impossible is True or str(impossible).strip().lower() in ("true", "1", "1.0", "yes"):
+    impossible, answerable = (
+        str(_cell(row, columns, role)).strip().lower() for role in ("is_impossible", "answerable")
+    )
+    if impossible in ("true", "1", "1.0", "yes") or answerable in ("false", "0", "0.0", "no"):
         return {"text": [], "answer_start": []}
     answers = _cell(row, columns, "answers")
     if "answer_start" in columns and not _holds_both(answers):
@@ -206,6 +229,8 @@ def _literal(value, name):
 
 def _answers_of(answers):
     """Bring the known layouts (two parallel lists, one pair, a list of pairs) to the first, without blank texts."""
+    if (isinstance(answers, list) and all(map(_says_nothing, answers))) or answers == {}:
+        return {"text": [], "answer_start": []}
     if isinstance(answers, list):
         if not all(isinstance(answer, dict) and has_name(answer, "answer_text") for answer in answers):
             raise ExampleError("'answers' must hold pairs of 'text' and 'answer_start'")
@@ -219,14 +244,23 @@ def _answers_of(answers):
     }
 
 
+def _says_nothing(answer):
+    """Tell whether an entry of a list of answers is none: blank, or a mapping without a text and a place."""
+    if isinstance(answer, dict):
+        return not has_name(answer, "answer_text") and first_named(answer, "answer_start") in (None, -1)
+    return _is_blank(answer)
+
+
 def _parallel(answers):
     """Return the pairs in two parallel lists, or the one pair of two single values."""
     known = isinstance(answers, dict) and has_name(answers, "answer_text") and has_name(answers, "answer_start")
     if not known:
         raise ExampleError(f"'answers' is {kind_of_value(answers)}, expected 'text' and 'answer_start'")
     texts, starts = first_named(answers, "answer_text"), first_named(answers, "answer_start")
-    if not isinstance(texts, list) and not isinstance(starts, list):
-        texts, starts = [texts], [starts]
+    if not isinstance(texts, list) and not (isinstance(starts, list) and len(starts) != 1):
+        texts = [texts]
+    if not isinstance(starts, list) and isinstance(texts, list) and len(texts) == 1:
+        starts = [starts]
     if _is_blank(texts) or (isinstance(texts, list) and all(map(_is_blank, texts))):
         return []
     if not isinstance(texts, list) or not isinstance(starts, list) or len(texts) != len(starts):
@@ -235,10 +269,14 @@ def _parallel(answers):
 
 
 def _is_blank(text):
-    return _is_missing(text) if not isinstance(text, str) else not text.strip()
+    if not isinstance(text, str):
+        return _is_missing(text)
+    return all(character.isspace() or unicodedata.category(character) == "Cf" for character in text)
 
 
 def _position(start):
+    if isinstance(start, str) and re.fullmatch(r"\s*-?\d{1,18}(\.0*)?\s*", start, re.ASCII):
+        start = float(start)
     if isinstance(start, float) and start.is_integer():
         start = int(start)  # as pandas has them in a column with gaps
     if not isinstance(start, int) or isinstance(start, bool):

@@ -8,9 +8,10 @@ Does not belong here: which column holds what (`columns.py`) and what a row must
 import csv
 import itertools
 import json
+import re
 from pathlib import Path
 
-from qa.questions.columns import ExampleError, find_columns, has_name
+from qa.questions.columns import ExampleError, find_columns, first_named, has_name
 from qa.start.paths import is_lfs_pointer
 
 
@@ -96,8 +97,9 @@ def _paragraph_rows(paragraphs, prefix, title):
         for number, question in enumerate(_child_list(paragraph, "qas", place), start=1):
             if not isinstance(question, dict):
                 raise FileError(f", {place}, question {number}: expected a mapping, found {kind_of_value(question)}")
-            named = {"title": paragraph.get("title", title), **question, "context": paragraph.get("context")}
-            yield f"{place}, question {number}", {"question": None, "answers": None, **named}
+            named = {"title": paragraph.get("title", title), **question, "context": first_named(paragraph, "context")}
+            named |= {role: None for role in ("question", "answers") if not has_name(named, role)}
+            yield f"{place}, question {number}", named
 
 
 def _child_list(parent, name, place):
@@ -109,7 +111,9 @@ def _child_list(parent, name, place):
 
 def _row_or_more(row, place):
     """Yield the row of a line or a table, or the questions in it if it holds a file, an article or a paragraph."""
-    if isinstance(row, dict) and isinstance(row.get("data"), list) and "context" not in row:
+    if isinstance(row, list):
+        yield from _unnested(row, f"{place}, ")
+    elif isinstance(row, dict) and isinstance(row.get("data"), list) and "context" not in row:
         yield from _unnested(row["data"], f"{place}, ")
     elif isinstance(row, dict) and ("paragraphs" in row or "qas" in row):
         yield from _unnested([row], f"{place}, ")
@@ -117,7 +121,16 @@ def _row_or_more(row, place):
         yield place, row
 
 
+def _is_one_document(path):
+    try:
+        _parsed(Path(path).read_text(encoding="utf-8-sig"))
+    except (ValueError, RecursionError):
+        return False
+    return True
+
+
 def _json_lines_rows(path):
+    nothing_yet = True
     with Path(path).open(encoding="utf-8-sig") as lines:
         for number, line in enumerate(lines, start=1):
             line = line.strip().lstrip("\ufeff")
@@ -126,7 +139,11 @@ def _json_lines_rows(path):
             try:
                 row = _parsed(line)
             except (ValueError, RecursionError) as error:
+                if nothing_yet and _is_one_document(path):
+                    yield from _json_rows(path)
+                    return
                 raise FileError(f", line {number}: not valid JSON ({error}); expected one question a line") from error
+            nothing_yet = False
             yield from _row_or_more(row, f"line {number}")
 
 
@@ -137,10 +154,19 @@ def _paragraphs(path):
             yield f"line {number[0]}", {"text": "".join([number[1], *(line for _, line in group)]).strip()}
 
 
+def _delimiter(lines):
+    """Return what stands between the names of a CSV file's first line; the file is read from there on."""
+    first = lines.readline()
+    if told := re.fullmatch(r"sep=(.)\s*", first):  # which Excel reads and writes
+        return told[1]
+    lines.seek(0)
+    return next((mark for mark in (",", ";", "\t") if mark in first), ",")
+
+
 def _csv_rows(path):
     csv.field_size_limit(2**31 - 1)
     with Path(path).open(encoding="utf-8-sig", newline="") as lines:
-        reader = csv.DictReader(lines, strict=True)
+        reader = csv.DictReader(lines, strict=True, delimiter=_delimiter(lines))
         try:
             for row in reader:
                 if None in row:

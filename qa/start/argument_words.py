@@ -14,6 +14,9 @@ from qa.start.yaml_files import PLAIN_TAGS, read_tree
 
 # So many names of `TrainingArguments` nobody writes into a file by hand; it has over a hundred.
 NAMES_OF_A_DUMP = 50
+# What a dump holds besides defaults though nobody asked for it: all trackers that are installed, settings of what is
+# off, and what follows from the machine and the day.
+OF_ITSELF = ("report_to", "fsdp_config", "accelerator_config", "dataloader_pin_memory", "local_rank", "logging_dir")
 
 
 def refuse(message):
@@ -63,7 +66,7 @@ def values_of_file(path):
     """Read an argument file to a dictionary from name to plain value."""
     try:
         if path.suffix == ".json":
-            values = json.loads(path.read_text(encoding="utf-8"))
+            values = json.loads(path.read_text(encoding="utf-8-sig"))
         else:
             root, _ = read_tree(path, {*PLAIN_TAGS, "tag:yaml.org,2002:timestamp"})  # --run_name 2025-01-31
             values = root and yaml.SafeLoader("").construct_document(root)
@@ -77,31 +80,33 @@ def values_of_file(path):
         raise UsageError(f"argument file {path} cannot be read: {error or type(error).__name__}") from error
 
 
-def known_values(values, actions, training_names, file):
+def known_values(values, actions, defaults, file):
     """Leave out of an argument file what is no argument, if it is a dump of `TrainingArguments`; else refuse it.
 
-    Such a dump holds names of the release of transformers that wrote it.
+    Such a dump holds names of the release of transformers that wrote it, and what that filled in by itself.
 
     Args:
         values: dictionary from name to value.
         actions: dictionary with all flags of the parser as keys.
-        training_names: set of the names of all fields of `TrainingArguments`.
+        defaults: dictionary from the names of all fields of `TrainingArguments` to their defaults.
         file: name for the messages.
 
     Raises:
         UsageError: there is no argument of some name, and the file is no dump.
     """
-    unknown = [
-        name
-        for name, value in values.items()
-        if _is_given(name, value) and not any(flag.startswith(f"--{name}") for flag in actions)
-    ]
-    if not unknown:
-        return values
-    if len(training_names.intersection(values)) < NAMES_OF_A_DUMP:
+    given = {name: value for name, value in values.items() if _is_given(name, value)}
+    unknown = [name for name in given if not any(flag.startswith(f"--{name}") for flag in actions)]
+    if len(defaults.keys() & values) >= NAMES_OF_A_DUMP:
+        if unknown:
+            print(f"note: argument file {file}: left out, no arguments of this release: {', '.join(unknown)}")
+        if trackers := [each for each in given.get("report_to", []) if each != "none"]:
+            print(f"note: argument file {file}: --report_to {' '.join(trackers)} is left out; give it to the command")
+        filled_in = [name for name, value in given.items() if name in OF_ITSELF or value in (defaults.get(name), {})]
+        filled_in += ["run_name"] if values.get("run_name") == values.get("output_dir") else []
+        return {name: value for name, value in given.items() if name not in (*unknown, *filled_in)}
+    if unknown:
         refuse(f"argument file {file}: there is no argument named {unknown[0]}")
-    print(f"note: argument file {file}: left out, no arguments of this release: {', '.join(unknown)}")
-    return {name: value for name, value in values.items() if name not in unknown}
+    return values
 
 
 def _is_given(name, value):

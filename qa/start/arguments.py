@@ -228,7 +228,7 @@ def parse_arguments(optimization_arguments_class, argv=None):
     parser.set_defaults(report_to="none")
     parser.error = refuse
     actions = parser._option_string_actions
-    known = known_values(values, actions, {each.name for each in fields(TrainingArguments)}, file)
+    known = known_values(values, actions, {each.name: each.default for each in fields(TrainingArguments)}, file)
     words = in_full([*words_of(known), *flags], actions)
     try:
         with mixed_precision():

@@ -271,7 +271,7 @@ BROKEN = {
     ),
     "answer start is a text": (
         "f.json",
-        json.dumps(nested(id="b", question="q", answers=[{"text": "c", "answer_start": "0"}])).encode(),
+        json.dumps(nested(id="b", question="q", answers=[{"text": "c", "answer_start": "0x1"}])).encode(),
         f"{DEEPEST}: 'answer_start' is text",
     ),
     "answer start is a fraction": (
@@ -455,6 +455,8 @@ ODILE = {"text": ["Odile"], "answer_start": [38]}
         *({"text": "", "answer_start": 0}, {"text": None, "answer_start": -1}, {"text": [""], "answer_start": [0]}),
         *({"text": ["", None], "answer_start": [0, -1]}, {"text": [], "answer_start": [-1]}),
         *({"text": [""], "answer_start": []}, '{"text": [NaN], "answer_start": [NaN]}', "[]"),
+        *([""], [" "], [None], {}, [{}], [{"answer_start": -1}], "[None]", [{"text": "\u200b"}]),
+        *([{"text": "\ufeff", "answer_start": 0}], {"text": ["\u200b "], "answer_start": [3]}),
     ],
     ids=repr,
 )
@@ -470,6 +472,85 @@ def test_an_impossible_question_has_no_answer_whatever_stands_there(impossible, 
     row = {"question": "Who?", "context": MILL, "is_impossible": impossible, "answers": None}
     assert answers_in(tmp_path / "f.json", [row, {**row, "answers": ODILE}]) == [NOTHING, NOTHING]
     assert answers_in(tmp_path / "f.json", [{**row, "is_impossible": False, "answers": ODILE}]) == [ODILE]
+
+
+@pytest.mark.parametrize("name", ["answerable", "is_answerable", "has_answer", "hasAnswer"])
+@pytest.mark.parametrize(("no", "yes"), [(False, True), (0, 1), ("False", "True"), ("no", "yes"), (0.0, 1.0)])
+def test_a_question_that_is_said_not_to_be_answerable_has_no_answer(name, no, yes, tmp_path):
+    row = {"question": "Who?", "context": MILL, "answers": ODILE}
+    assert answers_in(tmp_path / "f.json", [{**row, name: no}, {**row, name: yes}]) == [NOTHING, ODILE]
+
+
+@pytest.mark.parametrize("nothing", [None, "", "nan", float("nan")], ids=repr)
+def test_no_answers_beside_questions_that_have_some_are_no_answer(nothing, tmp_path):
+    row = {"question": "Who?", "context": MILL}
+    rows = [{**row, "answers": nothing}, {**row, "answers": ODILE}, row]
+    assert answers_in(tmp_path / "f.json", rows) == [NOTHING, ODILE, NOTHING]
+    assert answers_in(tmp_path / "f.json", [rows[0], row]) == [None, None]
+
+
+def test_rows_need_not_have_the_same_columns(tmp_path):
+    """What a later row has more is seen: else a question without an answer would count as one with it."""
+    row = {"id": "a", "question": "Who?", "context": MILL, "answers": ODILE}
+    rows = [row, {**row, "id": "b", "is_impossible": True}, {"is_impossible": True, "id": "c", **{"query": "?"}}]
+    rows[2] |= {"question": "?", "context": MILL}
+    assert answers_in(tmp_path / "f.json", rows) == [ODILE, NOTHING, NOTHING]
+    assert answers_in(tmp_path / "f.json", rows[::-1]) == [NOTHING, NOTHING, ODILE]
+    nested = [{"paragraphs": [{"context": MILL, "qas": [{**row, "context": None}, {**rows[1], "context": None}]}]}]
+    assert answers_in(tmp_path / "f.json", {"data": nested}) == [ODILE, NOTHING]
+
+
+def test_ids_that_only_some_questions_have_are_no_reason_to_change_them(tmp_path):
+    rows = [{"question": "q", "context": "c"}, {"id": "mine", "question": "q", "context": "c"}]
+    write_json(tmp_path / "f.json", rows)
+    with pytest.raises(UsageError, match="row 1: 'id' is missing, and other questions have one"):
+        read_examples(str(tmp_path / "f.json"), SOURCE)
+
+
+@pytest.mark.parametrize("value", ["wiki", ["a", "b"], 0.5, []], ids=repr)
+def test_an_unknown_third_column_holds_answers_only_if_they_look_like_some(value, tmp_path, capsys):
+    row = {"question": "Who?", "context": MILL}
+    assert answers_in(tmp_path / "f.json", [{**row, "source": value}]) == [None]
+    assert capsys.readouterr().out == ""
+    assert answers_in(tmp_path / "f.json", [{**row, "source": ODILE}]) == [ODILE]
+    assert "answers from 'source'" in capsys.readouterr().out
+
+
+def test_the_nested_layout_knows_the_same_names(tmp_path):
+    qas = [{"qid": "a", "query": "Who?", "answer": {"text": "Odile", "answer_start": 38}}]
+    for name in ("context", "passage", "text"):
+        path = tmp_path / "f.json"
+        write_json(path, {"data": [{"paragraphs": [{name: MILL, "qas": qas}]}]})
+        (found,) = read_examples(str(path), SOURCE)
+        assert found == {"id": "a", "title": "", "context": MILL, "question": "Who?", "answers": ODILE}
+
+
+@pytest.mark.parametrize(
+    "answers",
+    [
+        *([{"text": "Odile", "answer_start": "38"}], {"text": ["Odile"], "answer_start": ["38.0"]}),
+        *({"text": ["Odile"], "answer_start": 38}, {"text": "Odile", "answer_start": [38]}),
+        [{"text": "Odile", "start_idx": 38}],
+    ],
+    ids=repr,
+)
+def test_answers_are_known_by_what_is_plainly_meant(answers, tmp_path):
+    assert answers_in(tmp_path / "f.json", [{"question": "q", "context": MILL, "answers": answers}]) == [ODILE]
+
+
+@pytest.mark.parametrize("mark", [";", "\t"])
+@pytest.mark.parametrize("told", [True, False])
+def test_spreadsheets_put_other_marks_between_cells(mark, told, tmp_path):
+    cells = ["question", "context", "answer_text", "answer_start"], ["Who?", f'"{MILL}"', "Odile", "38"]
+    text = f"sep={mark}\r\n" * told + "".join(mark.join(line) + "\r\n" for line in cells)
+    assert answers_in(tmp_path / "f.csv", text) == [ODILE]
+
+
+def test_a_document_over_many_lines_may_be_called_jsonl(tmp_path):
+    rows = [{"question": "q", "context": MILL, "answers": ODILE}] * 2
+    for content in ({"data": rows}, rows):
+        assert answers_in(tmp_path / "f.jsonl", json.dumps(content, indent=1)) == [ODILE, ODILE]
+        assert answers_in(tmp_path / "f.jsonl", json.dumps(content)) == [ODILE, ODILE]
 
 
 def test_blank_answers_beside_others_are_left_out(tmp_path):
@@ -606,8 +687,14 @@ def test_git_lfs_pointers_are_called_so(tmp_path):
     for name in ("f.json", "f.csv", "f.parquet"):
         with pytest.raises(UsageError, match=r"Git LFS pointer.*git lfs pull"):
             answers_in(tmp_path / name, pointer)
-    with pytest.raises(UsageError, match=r"f\.csv is a Git LFS pointer.*git lfs pull"):
+    with pytest.raises(UsageError, match=r"f\.csv: it is a Git LFS pointer.*git lfs pull"):
         load_examples(*arguments(dataset_name=str(tmp_path)), ["train"])
+
+
+def test_a_pointer_that_is_not_read_does_no_harm(tmp_path):
+    (tmp_path / "test.json").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 9\n")
+    write_json(tmp_path / "train.json", [{"question": "q", "context": "c", "answers": NOTHING}])
+    assert len(load_examples(*arguments(dataset_name=str(tmp_path)), ["train"])["train"]) == 1
 
 
 # --- checks of whole splits ---
@@ -626,6 +713,14 @@ def test_a_misplaced_answer_that_stands_in_one_other_place_is_realigned(capsys):
     printed = capsys.readouterr().out
     assert SOURCE in printed
     assert " 2 answers" in printed
+
+
+@pytest.mark.parametrize(("text", "start"), [("two ", 4), (" two", 3), ("\ttwo\n", 3), (" two ", 2), ("two  ", 7)])
+def test_white_space_around_an_answer_is_no_part_of_it(text, start):
+    examples = [example(context="one two.", text=text, start=start)]
+    check_for_training(examples, SOURCE, False)
+    at = examples[0]["answers"]["answer_start"][0]
+    assert at + len(text) - len(text.lstrip()) == 4
 
 
 @pytest.mark.parametrize(("text", "start"), [("one", 1), ("three", 4), ("two", 4), ("One", 0), ("one", 10**9)])

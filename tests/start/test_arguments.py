@@ -11,7 +11,9 @@ from conftest import ROOT, SAMPLE
 
 import run_qa_post_training
 from qa.start.arguments import DataTrainingArguments, ModelArguments, parse_arguments
+from qa.start.arguments_checks import check_effects, note_effects
 from qa.start.errors import UsageError
+from qa.start.run import Run
 from qa.start.stack import STACK, check_stack
 from run_qa_post_training import OptimizationArguments
 
@@ -316,6 +318,16 @@ def test_a_dump_of_training_arguments_is_an_argument_file(suffix, tmp_path, caps
     for name in (*told, "report_to", "debug", "fsdp"):
         assert getattr(training_args, name) == dump[name], name
     assert training_args.hub_token is None
+    # As it comes without a word about trackers, from a machine that has some.
+    own = TrainingArguments(out, use_cpu=True).to_dict() | {"report_to": ["tensorboard", "wandb"]}
+    assert own["fsdp_config"]
+    path.write_text(json.dumps(own | {"model_name_or_path": MODEL, "do_eval": True, "validation_file": DEV}))
+    run = Run(*parse(str(path)))
+    check_effects(run, trains=False)
+    note_effects(run, trains=False)
+    assert capsys.readouterr().out.splitlines() == [
+        f"note: argument file {path}: --report_to tensorboard wandb is left out; give it to the command"
+    ]
     # What nobody dumped is still a slip of the pen.
     path.write_text(json.dumps({"tp_size": 0, "report_to": []}), encoding="utf-8")
     with pytest.raises(UsageError, match=r"there is no argument named tp_size"):
