@@ -315,9 +315,9 @@ def from_pretrained(auto_class, flag, name, model_args, **kwargs):
 def _used_files(folder):
     """Return the files of a model that are read: beside weights in safetensors no others, and none of other tools."""
     files = sorted(folder.iterdir())
-    safe = any(file.name.startswith("model") and file.suffix == ".safetensors" for file in files)
-    kinds = (".json", ".txt", ".model", ".safetensors" if safe else ".bin")
-    return [file for file in files if file.suffix in kinds]
+    weights = [file for file in files if file.match("model*.safetensors")]
+    weights = weights or [file for file in files if file.match("pytorch_model*.bin")]
+    return [file for file in files if file.suffix in (".json", ".txt", ".model")] + weights
 
 
 def _what_a_tokenizer_lacks(folder):

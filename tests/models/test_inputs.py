@@ -58,6 +58,8 @@ def test_columns_that_a_tokenizer_does_not_make_are_not_given(tokenizer):
     ("layout", "changes", "longest"),
     [
         ("roberta", {"max_position_embeddings": 98}, 97),
+        # The tokenizer's unknown word has the number of the model's padding, which takes no position.
+        ("roberta", {"max_position_embeddings": 98, "pad_token_id": 1}, 96),
         ("bert", {"max_position_embeddings": 50}, 50),
         ("distilbert", {"max_position_embeddings": 77}, 77),
         ("deberta-v2", {"max_position_embeddings": 40}, 100),  # its positions are distances

@@ -107,6 +107,39 @@ def test_a_folder_without_a_tokenizer_is_called_so(tokenizer, tmp_path):
         load_config_and_tokenizer(ModelArguments(str(tmp_path)))
 
 
+def test_a_tokenizer_that_transformers_5_saved_is_read(tokenizer, tmp_path):
+    used = bert_tokenizer(tokenizer)
+    model_args = saved(tmp_path, small_model("bert", used), used)
+    content = json.loads((tmp_path / "tokenizer_config.json").read_text(encoding="utf-8"))
+    content["tokenizer_class"] = "TokenizersBackend"
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(content), encoding="utf-8")
+    _, read = load_config_and_tokenizer(model_args)
+    assert read("Ann", "Bob")["input_ids"] == used("Ann", "Bob")["input_ids"]
+
+
+def test_a_number_that_no_row_is_there_for_is_seen_though_others_are_missing(tokenizer, tmp_path):
+    used = bert_tokenizer(tokenizer)
+    model_args = saved(tmp_path, small_model("bert", used), used)
+    content = json.loads((tmp_path / "tokenizer.json").read_text(encoding="utf-8"))
+    last = max(content["model"]["vocab"], key=content["model"]["vocab"].get)
+    content["model"]["vocab"][last] += 5
+    (tmp_path / "tokenizer.json").write_text(json.dumps(content), encoding="utf-8")
+    with pytest.raises(UsageError, match=rf"knows {len(used)} tokens, but its tokenizer has {len(used) + 5};"):
+        load_config_and_tokenizer(model_args)
+
+
+def test_a_pointer_beside_the_weights_that_are_read_does_no_harm(tokenizer, tmp_path):
+    used = bert_tokenizer(tokenizer)
+    model_args = saved(tmp_path, small_model("bert", used), used)
+    pointer = "version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 9\n"
+    for name in ("pytorch_model.bin", "onnx.bin", "tf_model.h5"):
+        (tmp_path / name).write_text(pointer)
+    load_config_and_tokenizer(model_args)
+    (tmp_path / "model.safetensors").rename(tmp_path / "other")
+    with pytest.raises(UsageError, match=r"pytorch_model.bin is a Git LFS pointer"):
+        load_config_and_tokenizer(model_args)
+
+
 def test_a_teacher_has_revisions_of_its_own(tokenizer, monkeypatch):
     asked = {}
 

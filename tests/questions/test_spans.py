@@ -61,6 +61,7 @@ LATE = {
     ),
     "words, bytes": lambda: built(pre.Sequence([pre.WhitespaceSplit(), spaced()]), roberta(prefix=False)),
     "punctuation, bytes": lambda: built(pre.Sequence([pre.Punctuation(), spaced()]), roberta()),
+    "bytes, the first word alone": lambda: built(spaced(), roberta(prefix=False)),
     "digits, bytes": lambda: built(pre.Sequence([pre.Digits(True), spaced()]), roberta()),
     "trimmed twice": lambda: built(
         pre.Sequence([pre.Whitespace(), spaced()]), post.Sequence([post.ByteLevel(trim_offsets=True), template()])
