@@ -129,6 +129,8 @@ class CompressingTrainer(INCTrainer):
         if self.args.process_index > 0:
             # As different as the rows of one batch: with one seed all processes would drop the same neurons out.
             torch.manual_seed(self.args.seed + self.args.process_index)
+        if resume_from_checkpoint and self.is_world_process_zero():
+            print(f"note: the training goes on from {resume_from_checkpoint}")
         trained = super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
         if self.is_world_process_zero():
             with written_beside(self.args.output_dir) as folder:
