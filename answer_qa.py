@@ -3,11 +3,13 @@
     python answer_qa.py OUT [OUT ...] --context FILE --question "Who wrote it?"
     python answer_qa.py OUT [OUT ...] --context FILE              # question after question
 
-Answers as --do_predict does, with the lengths and thresholds of the folder's own run. Supported: folders of
-run_qa_post_training.py, run_qa.py and export_qa.py, and any fp32 model for question answering.
+Answers as --do_predict does, with the lengths and thresholds of the folder's own run; only dynamic int8, whose scales
+come from all questions of a batch, may differ in one of a hundred. Supported: folders of run_qa_post_training.py,
+run_qa.py and export_qa.py, and any fp32 model for question answering.
 """
 
 import argparse
+import contextlib
 import gc
 import json
 import sys
@@ -61,15 +63,19 @@ def questions_of(args):
     elif sys.stdin.isatty():
         import readline  # noqa: F401  lets lines be edited and brought back
 
+        shown = sys.stdout.isatty()
         while True:
             try:
-                question = input("question: ")
+                if not shown:  # what stands there is for a program
+                    print("question: ", end="", file=sys.stderr, flush=True)
+                question = input("question: " if shown else "")
             except EOFError:
-                print()
+                print(file=sys.stdout if shown else sys.stderr)
                 return
             if question.strip():
                 yield question
     else:
+        sys.stdin.reconfigure(errors="surrogateescape")  # one wrong line is no reason not to answer the others
         yield from (line.rstrip("\n") for line in sys.stdin if line.strip())
 
 
@@ -134,7 +140,8 @@ def main():
     prepare_imports(kinds)
     # Looking for garbage among 2,400 modules takes 0.4 s and finds none.
     gc.disable()
-    models = [load(*words) for words in zip(args.folders, kinds, names, strict=True)]
+    with contextlib.redirect_stdout(sys.stderr) if args.json else contextlib.nullcontext():
+        models = [load(*words) for words in zip(args.folders, kinds, names, strict=True)]
 
     from rich.console import Console
 

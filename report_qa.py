@@ -20,7 +20,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("folders", metavar="OUT", nargs="+", type=Path, help="output folder of a finished run")
     parser.add_argument(
-        "--output_dir", metavar="DIR", type=Path, help="write report.md, report.json and a plot of their reports there"
+        "--output_dir", metavar="DIR", type=Path, help="write report.html, report.md, report.json and a plot there"
     )
     args = parser.parse_args()
     if args.output_dir is None:

@@ -131,7 +131,15 @@ def _quantize_statically(source, target, batches, names, method):
         def get_next(self):
             return next(self.batches, None)
 
+        def __len__(self):
+            return len(batches)
+
+        def set_range(self, start_index, end_index):
+            self.batches = iter(batches[start_index:end_index])
+
     methods = {each.name.lower(): each for each in CalibrationMethod}
+    # Batch by batch: all at once, histograms want batches of one width.
+    strides = {} if method == "minmax" else {"CalibStridedMinMax": 1}
     with contextlib.redirect_stdout(sys.stderr):  # all methods but minmax tell of themselves
         quantize_static(
             source,
@@ -145,7 +153,7 @@ def _quantize_statically(source, target, batches, names, method):
             weight_type=QuantType.QInt8,
             calibrate_method=methods[method],
             # Outputs go on in fp32. Rounded as well, which is the default: error 0.27.
-            extra_options={"OpTypesToExcludeOutputQuantization": ["MatMul"]},
+            extra_options={"OpTypesToExcludeOutputQuantization": ["MatMul"], **strides},
         )
 
 

@@ -65,7 +65,7 @@ def write_card(output_dir, data_args, steps, repo_id=None, original=None, export
     else:
         purpose = "Answers questions about a text by a span of it."
         lost = f"## What was lost\n\n{_loss(scores, _scores(original or {}), questions)}\n\n"
-        how = _exported_snippet(name, export_format) if export_format else _snippet(name, int8, ipex)
+        how = _exported_snippet(name, export_format, data_args) if export_format else _snippet(name, int8, ipex)
     text = f"""# {name}
 
 {purpose}
@@ -170,7 +170,7 @@ python run_qa.py --model_name_or_path {name} --apply_pruning --pruning_approach 
 ```"""
 
 
-def _exported_snippet(name, export_format):
+def _exported_snippet(name, export_format, data_args):
     engine = ENGINES[export_format]
     packages = ("transformers", engine.distribution, engine.runtime)
     needs = ", ".join(f"{package} {importlib.metadata.version(package)}" for package in packages)
@@ -188,15 +188,17 @@ print(answer(question="Who wrote it?", context="The letter was written by Ada in
 
 transformers 5 has this pipeline no more. Without transformers and PyTorch, from a local folder:
 
-{_bare(name, engine)}"""
+{_bare(name, engine, data_args)}"""
 
 
-def _bare(name, engine):
+def _bare(name, engine, data_args):
     """Show how a model answers with its engine, `tokenizers` and numpy alone, long contexts included."""
+    length, stride, longest = data_args.max_seq_length, data_args.doc_stride, data_args.max_answer_length
+    always = " It gives an answer to every question." if data_args.version_2_with_negative else ""
     packages = (engine.runtime, "tokenizers", "numpy")
     needs = ", ".join(f"{package} {importlib.metadata.version(package)}" for package in packages)
     model, names, outputs = engine.bare
-    return f"""With {needs}:
+    return f"""With {needs}:{always}
 
 ```python
 import numpy as np
@@ -207,7 +209,7 @@ folder = "{name}"
 model = {model}
 tokenizer = Tokenizer.from_file(f"{{folder}}/tokenizer.json")
 tokenizer.no_padding()
-tokenizer.enable_truncation(384, stride=128, strategy="only_second")
+tokenizer.enable_truncation({length}, stride={stride}, strategy="only_second")
 
 def answer(question, context):
     best, first = (-np.inf, ""), tokenizer.encode(question, context)
@@ -216,7 +218,7 @@ def answer(question, context):
         inputs = {{name: np.array([known[name]]) for name in {names}}}
         start, end = (logits[0] for logits in {outputs})
         inside = np.array([part == 1 for part in window.sequence_ids])  # tokens of the context
-        spans = np.triu(np.tril(np.outer(inside, inside), 29))  # the end not before the start, at most 30 tokens
+        spans = np.triu(np.tril(np.outer(inside, inside), {longest - 1}))  # at most {longest} tokens, forwards
         scores = np.where(spans, start[:, None] + end, -np.inf)
         i, j = np.unravel_index(scores.argmax(), scores.shape)
         best = max(best, (scores[i, j], context[window.offsets[i][0] : window.offsets[j][1]]))

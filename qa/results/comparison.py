@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 from qa.results.files import read_json
-from qa.results.page import command_text, f1_kept, write_comparison_page
+from qa.results.page import command_text, f1_kept, floored, write_comparison_page
 from qa.results.report import METRICS, PLOTS
 from qa.results.tables import markdown_table, paired_change, text_table, with_interval
 from qa.start.errors import UsageError
@@ -50,27 +50,32 @@ def refuse_other_questions(folders):
     Raises:
         UsageError: two of them cannot be compared; the message says why.
     """
-    first = None
+    first = {}
     for folder in folders:
         results, answers = folder / "all_results.json", folder / "eval_predictions.json"
         scored = read_json(results) if results.is_file() else {}
         rules = "SQuAD v2.0" if "eval_exact" in scored else "SQuAD v1.1" if "eval_exact_match" in scored else None
         ids = set(read_json(answers)) if answers.is_file() else None
         questions = read_run(folder).get("scored", {}).get("digest")
-        first = first or (folder, rules, ids, questions)
-        if rules and first[1] and rules != first[1]:
+        for key, value in (("rules", rules), ("ids", ids), ("questions", questions)):
+            if value is not None:
+                first.setdefault(key, (folder, value))
+        other, known = first.get("rules", (folder, rules))
+        if rules and rules != known:
             raise UsageError(
-                f"{folder} is scored as {rules} and {first[0]} as {first[1]}, which says nothing about their models; "
+                f"{folder} is scored as {rules} and {other} as {known}, which says nothing about their models; "
                 "name runs with and without --version_2_with_negative apart"
             )
-        if ids is not None and first[2] is not None and ids != first[2]:
+        other, known = first.get("ids", (folder, ids))
+        if ids is not None and ids != known:
             raise UsageError(
-                f"{folder} answered {len(ids)} questions and {first[0]} {len(first[2])}, of which "
-                f"{len(ids & first[2])} are the same; name runs on the same questions"
+                f"{folder} answered {len(ids)} questions and {other} {len(known)}, of which "
+                f"{len(ids & known)} are the same; name runs on the same questions"
             )
-        if questions and first[3] and questions != first[3]:
+        other, known = first.get("questions", (folder, questions))
+        if questions and questions != known:
             raise UsageError(
-                f"{folder} and {first[0]} answered questions of the same ids, but other ones, or with other right "
+                f"{folder} and {other} answered questions of the same ids, but other ones, or with other right "
                 "answers; name runs on the same questions"
             )
 
@@ -221,7 +226,7 @@ def comparison_table(runs):
         cells.append(with_interval(run["f1"], run["f1_interval"]) if "f1_interval" in run else _or_dash(run, "f1"))
         cells += [_or_dash(run, "exact_match"), paired_change(run, "f1") or "-"]
         kept = f1_kept(run) if "f1_change" in run else None
-        cells += ["-" if kept is None else f"{kept:.2f}", _or_dash(run, "size_mb")]
+        cells += ["-" if kept is None else floored(kept), _or_dash(run, "size_mb")]
         if "latency_ms" in run:
             cells += [_or_dash(run, "latency_ms"), f"{run['questions_per_second']:.1f} ({run['batch_size']})"]
             libraries = run["libraries_memory_mb"]

@@ -27,12 +27,18 @@ for (const table of document.querySelectorAll("table.sortable")) {
 
 if (form) {
   const rows = [...document.querySelector(".changes").tBodies[0].rows];
-  const texts = new Map(rows.map((row) => [row, row.textContent.toLowerCase()]));
+  const plain = (text) => text.normalize("NFC").toLowerCase();
+  const words = (row) => {
+    const copy = row.cloneNode(true);
+    copy.querySelectorAll(".tag, summary").forEach((each) => each.remove()); // what the page itself says
+    return plain(copy.textContent);
+  };
+  const texts = new Map(rows.map((row) => [row, words(row)]));
   const filter = () => {
     const wanted = Object.fromEntries(new FormData(form));
     for (const row of rows) {
       row.hidden = !(
-        texts.get(row).includes(wanted.text.trim().toLowerCase()) &&
+        texts.get(row).includes(plain(wanted.text.trim())) &&
         (!wanted.direction || row.dataset.direction === wanted.direction) &&
         (!wanted.run || row.cells[0].textContent === wanted.run)
       );
@@ -50,7 +56,12 @@ if (form) {
     open(all);
     button.textContent = all ? "Close all contexts" : "Open all contexts";
   });
-  addEventListener("beforeprint", () => open(true));
+  let closed = [];
+  addEventListener("beforeprint", () => {
+    closed = [...contexts].filter((context) => !context.open);
+    open(true);
+  });
+  addEventListener("afterprint", () => closed.forEach((context) => (context.open = false)));
   form.hidden = false;
   filter(); // a browser that comes back to the page keeps what was typed
 }

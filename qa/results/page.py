@@ -13,6 +13,7 @@ import base64
 import hashlib
 import io
 import itertools
+import math
 import re
 import shlex
 from pathlib import Path
@@ -62,6 +63,11 @@ def f1_kept(model):
     return 100 * model["f1"] / original if original > 0 else None
 
 
+def floored(share):
+    """Show a share in percent with two digits, not rounded up: 98.997 % does not reach 99."""
+    return f"{math.floor(100 * share) / 100:.2f}"
+
+
 def _marks(kept):
     """Say which of MLPerf's marks a share of the original's F1 reaches."""
     low, high = (f"{mark:g} %" for mark in MLPERF_MARKS)
@@ -89,11 +95,11 @@ def run_verdict(report):
     original, change, kept = before[0], model["f1_change"], f1_kept(model)
     low, high = model["f1_change_interval"]
     moved = f"from {original['f1']:.2f} to {model['f1']:.2f} (95 % interval of the change: {low:+.2f} to {high:+.2f})"
-    lost = f"{-change:.2f} points of F1, {moved}" if change < 0 else f"nothing, F1 went {moved}"
-    share = "" if kept is None else f", {kept:.1f} % of it: {_marks(kept)}"
+    lost = f"{-change:.2f} points of F1, {moved}" if change <= -0.005 else f"nothing, F1 went {moved}"
+    share = "" if kept is None else f", {floored(kept)} % of it: {_marks(kept)}"
     slow, large = original["speed"][0]["p50_ms"], original["size_mb"]
-    faster = f"{slow / latency:.2f} times the speed" if latency < slow else "no speed"
-    smaller = f"1/{large / size:.1f} of the size" if size < large else "no room"
+    faster = f"{slow / latency:.2f} times the speed" if slow > 1.01 * latency else "no speed"
+    smaller = f"1/{large / size:.1f} of the size" if large > 1.05 * size else "no room"
     return (
         f"Lost: {lost}{share}; won: {faster}, {latency:.3g} ms for a window of text instead of {slow:.3g}, and "
         f"{smaller}, {size:.3g} MB instead of {large:.3g}."
@@ -119,7 +125,7 @@ def comparison_verdict(runs):
         verb = "keeps" if len(keeping) == 1 else "keep"
         said.append(
             f"{len(keeping)} {verb} {mark:g} %, the fastest of them {best['name']} with {best['times_as_fast']:.2f} "
-            f"times the speed and {f1_kept(best):.1f} % of F1"
+            f"times the speed and {floored(f1_kept(best))} % of F1"
         )
     count = "the one compressed run" if len(compared) == 1 else f"the {len(compared)} compressed runs"
     return f"MLPerf's marks are 99 % and 99.9 % of the original's F1; of {count} {'; '.join(said)}."
@@ -211,7 +217,7 @@ def write_comparison_page(runs, reports, front, table, notes, command, folder):
         sortable=True,
         notes=notes,
         pictures=pictures,
-        runs=list(dict.fromkeys(change["run"] for change in changes)),
+        several=True,
         no_changes="No run with a report changed an answer.",
         commands=[*commands, {"name": "this page", "text": command}],
     )
@@ -247,7 +253,7 @@ def _picture(title, text, draw, *numbers):
     return {"title": title, "svg": Markup(svg)}
 
 
-def _write_page(folder, changes, **shown):
+def _write_page(folder, changes, several=False, **shown):
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
     from markupsafe import Markup
 
@@ -267,7 +273,8 @@ def _write_page(folder, changes, **shown):
             style=Markup((here / "page.css").read_text(encoding="utf-8")),
             changes=sorted(ranked, key=lambda change: change["f1_change"]),
             left_out=len(changes) - len(ranked),
-            **{"sortable": False, "runs": [], **shown},
+            runs=list(dict.fromkeys(change["run"] for change in ranked)) if several else [],
+            **{"sortable": False, **shown},
         )
         if len(text.encode()) <= LARGEST_PAGE or not ranked:
             break
@@ -303,5 +310,5 @@ def command_text(words, environ):
                 lines[-1][-1] += f"={told}"
             else:
                 lines[-1].append(told)
-    lines = [line for line in lines if line[0] == "--use_auth_token" or not line[0].split("=")[0].endswith("_token")]
+    lines = [line for line in lines if not re.match(r"--(push_to_)?hub_t", line[0])]  # flags may be cut short
     return " \\\n    ".join(map(" ".join, lines))

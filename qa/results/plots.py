@@ -69,7 +69,7 @@ def plot_cost(models, path):
         draw(panel, [speed["p50_ms"] for speed in speeds], f"Latency, batch of {size}", "ms a pass (median)")
         for place, speed in zip(places, speeds, strict=True):
             panel.plot([place - 0.3, place + 0.3], [speed["p95_ms"]] * 2, color="black", linewidth=1.5)
-    figure.supxlabel("black lines: 95th percentile of the latency", fontsize=10, color=GREY)
+    figure.supxlabel("short lines: 95th percentile of the latency", fontsize=10, color=GREY)
     figure.savefig(path)
 
 

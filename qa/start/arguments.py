@@ -159,7 +159,7 @@ class OutcomeArguments:
     )
     report: bool = field(
         default=False,
-        metadata={"help": "Score, time and weigh the original model as well, and write report.md with plots."},
+        metadata={"help": "Score, time and weigh the original model as well, and write report.html and report.md."},
     )
 
 

@@ -214,6 +214,27 @@ def test_an_exported_model_is_asked_without_pytorch(folders, text):
 
 
 @pytest.mark.recipe
+def test_lines_of_json_are_all_that_a_program_reads(folders, text):
+    """Neither the prompt of a terminal, nor a line that is no text, is in its way."""
+    words = [sys.executable, ROOT / "answer_qa.py", folders / "onnx", "--context", text, "--json"]
+    environment = os.environ | {"PYTHONIOENCODING": "utf-8:strict", "TERM": "dumb"}
+    told = subprocess.run(
+        words, input=f"{QUESTION}\n".encode() + b"\xe9t\xe9?\n" + b"When?\n", capture_output=True, env=environment
+    )
+    assert [json.loads(line)["question"] for line in told.stdout.splitlines()] == [QUESTION, "When?"]
+    assert b"is not UTF-8 text" in told.stderr and b"Traceback" not in told.stderr
+
+    terminal, child = pty.openpty()
+    process = subprocess.Popen(words, stdin=child, stdout=subprocess.PIPE, stderr=child, cwd=ROOT, env=environment)
+    os.close(child)
+    os.write(terminal, f"{QUESTION}\n".encode())
+    os.write(terminal, b"\x04")
+    written, _ = process.communicate(timeout=60)
+    os.close(terminal)
+    assert [json.loads(line)["question"] for line in written.splitlines()] == [QUESTION]
+
+
+@pytest.mark.recipe
 def test_the_prompt_edits_and_remembers(folders, text):
     terminal, child = pty.openpty()
     words = [sys.executable, ROOT / "answer_qa.py", folders / "onnx", "--context", text]

@@ -165,6 +165,15 @@ def test_exported_models_are_loaded_by_their_engine(export_format, library, line
     assert f"Made and measured on a processor with {sets}. Without VNNI" in section(text, "How to load it")
 
 
+def test_the_snippet_of_an_export_cuts_windows_as_the_run_did(folder):
+    arguments = {"max_seq_length": 128, "doc_stride": 32, "max_answer_length": 12, "version_2_with_negative": True}
+    data_args = DataTrainingArguments(validation_file="dev.json", **arguments)
+    _, text = card_of(folder, data_args, export_format="onnx")
+    assert 'enable_truncation(128, stride=32, strategy="only_second")' in text
+    assert "np.outer(inside, inside), 11))  # at most 12 tokens" in text
+    assert "It gives an answer to every question." in text
+
+
 def test_an_export_in_fp32_is_not_called_int8(folder):
     folder.mkdir(parents=True)
     (folder / "config.json").write_text('{"torch_dtype": "float32"}', encoding="utf-8")

@@ -283,6 +283,10 @@ def test_runs_on_other_questions_or_by_other_rules_are_not_compared(tmp_path, ca
     print_results([first, finished_run(tmp_path / "same", "cba")])
     assert "same" in capsys.readouterr().out
     v2, other = finished_run(tmp_path / "v2", "abc", "eval_exact"), finished_run(tmp_path / "other", "ab")
+    nothing = tmp_path / "nothing"
+    nothing.mkdir()
+    with pytest.raises(UsageError, match=r"v2 is scored as SQuAD v2\.0"):
+        compare_runs([nothing, first, v2], tmp_path / "out")
     compares = {"p": print_results, "c": lambda folders: compare_runs(folders, tmp_path / "out")}
     for folder, compare in ((tmp_path / name, each) for name, each in compares.items()):
         with pytest.raises(UsageError, match=r"v2 is scored as SQuAD v2\.0 and \S+a as SQuAD v1\.1"):
