@@ -225,7 +225,7 @@ def check_effects(run, trains=False):
                 raise UsageError(f"--{name} {value} is given without --{flag}; add that flag or drop this one")
     if trains:
         _check_training(run.training_args)
-        applied = [what for what in OF_COMPRESSION if getattr(run.optimization_args, what)]
+        applied = [what for what in OF_COMPRESSION if getattr(run.optimization_args, what, False)]
         if run.training_args.torch_compile and applied:
             what = applied[0].removeprefix("apply_")
             raise UsageError(f"--torch_compile goes without {what} only, since INC changes the model as it trains")
