@@ -117,7 +117,7 @@ def _examples_of(rows, source, max_samples):
         )
     for number, example in enumerate(examples):
         example["id"] = str(number) if without_id else example["id"]
-    if any(example["answers"] for example in examples):
+    if any(example["answers"] and example["answers"]["text"] for example in examples):
         for example in examples:  # where others have answers, none is no answer
             example["answers"] = example["answers"] or {"text": [], "answer_start": []}
     _refuse_swapped(examples, columns, source)

@@ -99,8 +99,9 @@ def known_values(values, actions, defaults, file):
     if len(defaults.keys() & values) >= NAMES_OF_A_DUMP:
         if unknown:
             print(f"note: argument file {file}: left out, no arguments of this release: {', '.join(unknown)}")
-        if trackers := [each for each in given.get("report_to", []) if each != "none"]:
-            print(f"note: argument file {file}: --report_to {' '.join(trackers)} is left out; give it to the command")
+        if (trackers := given.get("report_to", "none")) not in ("none", ["none"]):
+            trackers = trackers if isinstance(trackers, str) else " ".join(trackers)
+            print(f"note: argument file {file}: --report_to {trackers} is left out; give it to the command")
         filled_in = [name for name, value in given.items() if name in OF_ITSELF or value in (defaults.get(name), {})]
         filled_in += ["run_name"] if values.get("run_name") == values.get("output_dir") else []
         return {name: value for name, value in given.items() if name not in (*unknown, *filled_in)}
