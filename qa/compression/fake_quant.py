@@ -61,18 +61,14 @@ def calibrate_observers(model, batches, device="cpu"):
     """
     quantizers = _activation_quantizers(model).values()
     for quantizer in quantizers:
-        quantizer.disable_observer()
+        quantizer.enable_observer()
         quantizer.disable_fake_quant()
     was_training = model.training
     model.eval()
-    with narrowed_ranges(quantizers) as ranges:
+    with narrowed_ranges(quantizers):
         for _ in forward_passes(model, batches, device, desc="Calibrating"):
             pass
-    for quantizer, ends in ranges.items():
-        quantizer.activation_post_process.reset_min_max_vals()
-        quantizer.enable_observer()
-        if ends:
-            quantizer(torch.stack(ends))
+    for quantizer in quantizers:
         quantizer.enable_fake_quant()
     model.train(was_training)
 

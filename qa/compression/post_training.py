@@ -127,12 +127,8 @@ def _calibration(batches, minmax_ranges):
         narrow = minmax_ranges == "narrowed"
         observers = [module for module in model.modules() if narrow and type(module) is MinMaxObserver]
         shown = list(batches.by_length())
-        with torch.inference_mode(), narrowed_ranges(observers, len(shown)) as ranges:
+        with narrowed_ranges(observers, len(shown)), torch.inference_mode():
             for rows in tqdm(shown, desc="Calibrating", unit="batch", delay=2):
                 model(**batches.inputs(rows))
-        for observer, ends in ranges.items():
-            if ends:
-                observer.reset_min_max_vals()
-                observer(torch.stack(ends))
 
     return run

@@ -52,14 +52,12 @@ def narrowed(activations, tokens=NARROWED_BY):
 
 @contextlib.contextmanager
 def narrowed_ranges(observers, batches=1):
-    """Choose a range for each batch that observers are shown inside this context.
+    """Choose a range for each batch that observers are shown inside this context, and leave them with these alone.
 
     Args:
-        observers: modules that are called with activations, `(..., features)` float.
+        observers: modules that are called with activations, `(..., features)` float; they have, or are, an observer
+            that takes the lowest and the highest of what it is shown.
         batches: how many there will be.
-
-    Yields:
-        Dictionary from each of them to the list of its ends so far, as from `narrowed`, two for each batch.
     """
     ranges = {observer: [] for observer in observers}
     tokens = max(NARROWED_BY_EACH, NARROWED_BY // batches)
@@ -69,7 +67,11 @@ def narrowed_ranges(observers, batches=1):
 
     hooks = [observer.register_forward_pre_hook(narrow) for observer in ranges]
     try:
-        yield ranges
+        yield
     finally:
         for hook in hooks:
             hook.remove()
+    for observer, ends in ranges.items():
+        if ends:
+            getattr(observer, "activation_post_process", observer).reset_min_max_vals()
+            observer(torch.stack(ends))
