@@ -159,7 +159,6 @@ def test_an_error_has_a_line_of_its_own_behind_a_progress_bar(capsys):
     [
         ({"WORLD_SIZE": "2"}, ["WORLD_SIZE is 2", "RANK is None", "torchrun"]),
         ({"RANK": "1"}, ["WORLD_SIZE is None", "RANK is 1", "unset both"]),
-        ({"WORLD_SIZE": "2", "RANK": "2"}, ["WORLD_SIZE is 2 and RANK is 2"]),
         ({"LOCAL_WORLD_SIZE": "0"}, ["LOCAL_WORLD_SIZE is '0'"]),
         ({"WORLD_SIZE": "two"}, ["WORLD_SIZE is 'two'"]),
         ({"WORLD_SIZE": "2", "RANK": "-"}, ["RANK is '-'"]),
@@ -175,7 +174,7 @@ def test_an_environment_that_makes_no_sense_ends_in_a_line(environment, expected
         [sys.executable, "-c", script], env={"PYTHONPATH": str(ROOT), **environment}, capture_output=True, text=True
     )
     assert (finished.returncode, finished.stdout) == (2, "")
-    assert len(finished.stderr.strip().splitlines()) == 1
+    assert len(finished.stderr.splitlines()) == 1
     assert finished.stderr.startswith("error: ")
     for part in expected:
         assert part in finished.stderr
