@@ -15,7 +15,7 @@ from qa.results.report import METRICS, PLOTS
 from qa.results.tables import markdown_table, paired_change, text_table, with_interval
 from qa.start.errors import UsageError
 from qa.start.output import read_run
-from qa.start.paths import check_output_dir, make_output_dir
+from qa.start.paths import check_output_dir, make_output_dir, names_of
 
 COMPARISON_NOTE = (
     "In brackets: 95 % bootstrap intervals. Latency: median of single features. Peak memory: what the model "
@@ -92,7 +92,7 @@ def print_results(folders):
     refuse_other_questions(folders)
     runs = [read_json(folder / "all_results.json") for folder in folders]
     rows = [["run", "EM", "F1", "F1 lost", "size (MB)", "questions/s"]]
-    for name, folder, run in zip(_names(folders), folders, runs, strict=True):
+    for name, folder, run in zip(names_of(folders), folders, runs, strict=True):
         if "eval_f1" not in run:
             raise UsageError(f"{folder / 'all_results.json'} holds no eval_f1; run it with --do_eval")
         run["eval_exact_match"] = run.get("eval_exact_match", run.get("eval_exact"))
@@ -158,7 +158,7 @@ def side_by_side(folders):
         UsageError: there is no such folder, or its report is broken.
     """
     originals, runs, evaluated = {}, [], set()
-    for name, folder in zip(_names(folders), folders, strict=True):
+    for name, folder in zip(names_of(folders), folders, strict=True):
         if not folder.is_dir():
             raise UsageError(f"{folder}: there is no such folder; name the output folders of finished runs")
         if not (folder / "report.json").is_file():
@@ -182,12 +182,6 @@ def side_by_side(folders):
         if sum(each[0] == key[0] for each in known) > 1:  # two folders of one name: their weights tell them apart
             originals[key]["name"] = f"original ({key[0]} {str(key[2])[:6]})"
     return [originals[key] for key in known] + runs
-
-
-def _names(folders):
-    """Call folders by their names, or by their paths where two have the same."""
-    names = [folder.resolve().name for folder in folders]
-    return names if len(set(names)) == len(names) else [str(folder) for folder in folders]
 
 
 def _key_numbers(model):

@@ -18,6 +18,12 @@ def kind_of(path):
         return None
 
 
+def names_of(folders):
+    """Call folders by their names, or by their paths where two have the same."""
+    names = [folder.resolve().name for folder in folders]
+    return names if len(set(names)) == len(names) else [str(folder) for folder in folders]
+
+
 def is_lfs_pointer(path):
     """Tell whether a file is what Git LFS leaves in place of a large file that was not fetched."""
     try:
