@@ -88,8 +88,7 @@ def _value(tokens, place):
     if kind == "text":
         return _text(token), place + 1
     if kind == "number":
-        number = token.replace("_", "")
-        return (float(number) if re.search("[.eE]", number) else int(number)), place + 1
+        return (float(token) if re.search("[.eE]", token) else int(token)), place + 1
     if kind == "name":
         if tokens[place + 1][1] == "(" and _WRAPPERS.fullmatch(token):
             value, place = _wrapped(tokens, place + 2)

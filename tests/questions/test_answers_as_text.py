@@ -130,3 +130,10 @@ def test_anything_else_is_refused(reason, text):
 def test_no_text_does_more_than_raise_a_value_error(text):
     with contextlib.suppress(ValueError):
         value_of_text(text)
+
+
+def test_numbers_keep_their_kind_and_what_is_no_number_is_none():
+    read = value_of_text("(38, 1_000, 2., 1e3, 1E3)")
+    assert read == [38, 1000, 2.0, 1000.0, 1000.0]
+    assert [type(number) for number in read] == [int, int, float, float, float]
+    assert value_of_text('{"text": [NaN], "answer_start": [Infinity]}') == {"text": [None], "answer_start": [None]}
