@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from conftest import SAMPLE
 from hypothesis import strategies as st
-from tokenizers import Tokenizer, decoders, models, trainers
+from tokenizers import Regex, Tokenizer, decoders, models, normalizers, trainers
 from tokenizers import pre_tokenizers as pre
 from tokenizers import processors as post
 from transformers import PreTrainedTokenizerFast
@@ -118,6 +118,30 @@ def test_letters_without_a_token_are_no_fault_of_the_others():
     tokenizer = built(pre.WhitespaceSplit(), template())
     tokenizer.backend_tokenizer.pre_tokenizer = pre.Sequence([pre.WhitespaceSplit(), pre.Split("l", "removed")])
     assert not spans_are_late(tokenizer)
+
+
+def test_the_mark_of_a_piece_that_goes_on_is_no_part_of_it(tokenizer):
+    """WordPiece's `##`: without the letters that have no token, all others are where they should be."""
+    backend = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
+    backend.pre_tokenizer = pre.Sequence([pre.BertPreTokenizer(), pre.Split("l", "removed")])
+    names = {f"{name}_token": getattr(tokenizer, f"{name}_token") for name in ("cls", "sep", "pad", "unk")}
+    pieces = PreTrainedTokenizerFast(tokenizer_object=backend, **names)
+    assert any(token.startswith("##") for token in backend.encode("crew thought").tokens)
+    assert not spans_are_late(pieces)
+
+
+def test_spans_that_are_wrong_in_another_way_are_refused_with_a_token():
+    tokenizer, last = built(pre.WhitespaceSplit(), template()), Regex(r"b\.")
+    tokenizer.backend_tokenizer.pre_tokenizer = pre.Sequence([pre.WhitespaceSplit(), pre.Split(last, "removed")])
+    tokenizer.backend_tokenizer.normalizer = normalizers.Replace("m", "n")
+    with pytest.raises(ValueError, match=r"^it says that the token 'n\w*' is 'm\w*' in the text$"):
+        spans_are_late(tokenizer)
+
+
+def test_a_tokenizer_that_does_not_tell_two_texts_apart_is_refused():
+    tokenizer = built(spaced(), post.Sequence([template(), post.ByteLevel()]))
+    with pytest.raises(ValueError, match=r"^it says of no token that it is of the second of two texts$"):
+        spans_are_late(tokenizer)
 
 
 @hypothesis.given(
