@@ -111,12 +111,13 @@ def _examples_of(rows, source, max_samples):
         raise UsageError(f"{source}: cannot be read: {error.strerror or error}") from error
     if not examples:
         raise UsageError(f"{source}: there is no question in it")
-    if without_id and any(example["id"] is not None for example in examples):
-        raise UsageError(
-            f"{source}, {without_id}: 'id' is missing, and other questions have one; give all one, or none"
-        )
-    for number, example in enumerate(examples):
-        example["id"] = str(number) if without_id else example["id"]
+    if without_id:
+        if any(example["id"] is not None for example in examples):
+            raise UsageError(
+                f"{source}, {without_id}: 'id' is missing, and other questions have one; give all one, or none"
+            )
+        for number, example in enumerate(examples):
+            example["id"] = str(number)
     if any(example["answers"] and example["answers"]["text"] for example in examples):
         for example in examples:  # where others have answers, none is no answer
             example["answers"] = example["answers"] or {"text": [], "answer_start": []}

@@ -111,11 +111,10 @@ def seen_batches(evaluated, calibration):
     return next(iter(evaluated.values())).batches if evaluated else calibration
 
 
-def _finish(run, evaluated, verified, source=None):
+def _finish(run, scored, verified, source=None):
     """Write down that the run is whole, what answers depend on, and what was scored; drop a report on others."""
     arguments = vars(run.data_args) | vars(run.training_args)
     answering = {name: arguments[name] for name in ANSWERING} | (source or {})
-    scored = _scored(run, evaluated)
     earlier = [run.earlier.get(key) for key in ("answering", "scored")]
     if not run.optimization_args.report and [answering, scored] != earlier:
         drop_report(run.output_dir)
@@ -143,7 +142,7 @@ def evaluate_as_it_is(run, model, evaluated):
         name = run.model_args.model_name_or_path
         source = {"model_name_or_path": str(Path(name).resolve()) if kind_of(name) else name}
         source |= {key: getattr(run.model_args, key) for key in ("tokenizer_name", "model_revision")}
-        _finish(run, evaluated, False, source)
+        _finish(run, _scored(run, evaluated), False, source)
 
 
 def training_in(output_dir):
@@ -178,12 +177,13 @@ def conclude(run, loaded, evaluated, steps, kind="compressed", history=(), spars
         original = report_run(run, evaluated["eval"], answers["eval"], kind, history, sparsity)
     exported = kind if kind in ENGINES else None
     name = run.hub and run.hub.repo_id
-    asked = SimpleNamespace(**{**vars(run.data_args), **_scored(run, evaluated)})
+    scored = _scored(run, evaluated)
+    asked = SimpleNamespace(**{**vars(run.data_args), **scored})
     write_card(run.output_dir, asked, steps, name, original, exported, encoder=kind == "encoder")
     if "tensorboard" in run.training_args.report_to:
         from qa.training.callbacks import log_saved_model
 
         log_saved_model(run.output_dir, run.training_args.logging_dir, history[-1]["step"])
-    _finish(run, evaluated, run.optimization_args.verify_loading or run.earlier.get("verified", False))
+    _finish(run, scored, run.optimization_args.verify_loading or run.earlier.get("verified", False))
     if run.hub:
         push(run.hub, run.output_dir)
