@@ -16,6 +16,7 @@ from pathlib import Path
 from qa.results.files import read_json
 from qa.results.page import command_text, context_pieces, write_run_page
 from qa.results.tables import markdown_table, paired_change, text_table, with_interval, with_percent
+from qa.start.output import REPORT_FILES
 from qa.start.processor import processor
 
 # Changed answers that report.md shows; report.json holds all of them.
@@ -27,7 +28,6 @@ PLOTS = {
     "loss": "report_loss.png",
     "pareto": "report_pareto.png",
 }
-REPORT_FILES = ("report.json", "report.md", "report.html", *PLOTS.values())
 METRICS = {"f1": "F1 (%)", "exact_match": "exact match (%)"}
 
 

@@ -35,6 +35,10 @@ _LOCKS = {}
 SEEN_AFTER = 70
 # What is written of answers, for each split.
 ANSWERS = ("predictions", "nbest_predictions", "null_odds")
+REPORT_FILES = (
+    *(f"report.{kind}" for kind in ("json", "md", "html")),
+    *(f"report_{plot}.png" for plot in ("scores", "cost", "sparsity", "loss", "pareto")),
+)
 # What a run may write, by name.
 WRITTEN = (
     RUN_FILE,
@@ -49,8 +53,7 @@ WRITTEN = (
     *(f"{split}_{kind}.json" for split in ("eval", "predict") for kind in ANSWERS),
     "README.md",
     "runs",
-    *(f"report.{kind}" for kind in ("json", "md", "html")),
-    *(f"report_{plot}.png" for plot in ("scores", "cost", "sparsity", "loss", "pareto")),
+    *REPORT_FILES,
     # Tokenizers of the BERT, RoBERTa and SentencePiece kinds.
     "tokenizer.json",
     "tokenizer_config.json",
