@@ -26,7 +26,7 @@ from qa.corrections.ipex import without_ipex
 from qa.corrections.launchers import others_are_missing
 from qa.corrections.py_cpuinfo import ask_about_processor
 from qa.models.compressed import load_compressed
-from qa.models.loading import check_teacher, load_model
+from qa.models.loading import load_model
 from qa.questions.checks import check_for_training
 from qa.questions.examples import source_of
 from qa.results.course import (
@@ -147,18 +147,15 @@ def settings_of(optimization_args):
 
 
 def check_models(run):
-    """Refuse a model that cannot be cut, or a teacher that has nothing to teach it."""
+    """Refuse a model that cannot be cut, or a teacher whose layers cannot be compared with it."""
     if "slimming" in run.settings:
         from qa.compression.slimming import check_can_be_slimmed
 
         check_can_be_slimmed(run.config, run.settings["slimming"]["heads"], run.model_args.model_name_or_path)
-    if "distillation" in run.settings:
+    if intermediate := run.settings.get("distillation", {}).get("intermediate"):
         from qa.compression.intermediate import comparison
 
-        name = run.optimization_args.teacher_model_name_or_path
-        run.teacher_tokenizer, teacher_config = check_teacher(name, run.tokenizer, run.model_args)
-        if "intermediate" in run.settings["distillation"]:
-            comparison(run.settings["distillation"]["intermediate"], run.config, teacher_config)
+        comparison(intermediate, run.config, run.teacher_config)
 
 
 def slim_first(run, model, features, collator, checkpoint):

@@ -55,7 +55,7 @@ def made_from(run):
     """Collect what the outcome of a run depends on.
 
     Args:
-        run: `Run` with settings, examples, configuration and tokenizer.
+        run: `Run` with settings, examples, configuration and tokenizer, the teacher's as well.
 
     Returns:
         Dictionary of three dictionaries of JSON values: `settings` (arguments and merged configuration files),
@@ -68,15 +68,17 @@ def made_from(run):
         for field in dataclasses.fields(arguments):
             if field.name not in WITHOUT_EFFECT:
                 settings[field.name] = getattr(arguments, field.name)
+    name, own = run.model_args.model_name_or_path, run.config
+    if run.model_args.config_name:  # another one, which does not know the model's commit
+        own = from_pretrained(AutoConfig, "model_name_or_path", name, run.model_args)
     inputs = {
-        "--model_name_or_path": weights_of(run.model_args.model_name_or_path, run.config),
+        "--model_name_or_path": weights_of(name, own),
         "--config_name": digest(run.config.to_json_string(use_diff=False)),
         "--tokenizer_name": digest(tokenizer_rules(run.tokenizer)),
     }
-    if getattr(run.optimization_args, "apply_distillation", False):
-        name = run.optimization_args.teacher_model_name_or_path
-        config = from_pretrained(AutoConfig, "teacher_model_name_or_path", name, run.model_args)
-        inputs["--teacher_model_name_or_path"] = weights_of(name, config)
+    if "distillation" in run.settings:
+        teacher = weights_of(run.optimization_args.teacher_model_name_or_path, run.teacher_config)
+        inputs["--teacher_model_name_or_path"] = digest([teacher, tokenizer_rules(run.teacher_tokenizer)])
     if "train" in run.examples:
         inputs["--train_file or --dataset_name"] = digest(run.examples["train"])
     waits = run.training_args.lr_scheduler_type == "reduce_lr_on_plateau"
@@ -121,7 +123,7 @@ def weights_of(name, config):
     if kind_of(name) != "folder":
         return f"{name} {config._commit_hash}"
     found = hashlib.sha256()
-    patterns = [*WEIGHT_FILES, "config.json", "model-*.safetensors", "pytorch_model-*.bin"]
+    patterns = [*WEIGHT_FILES, "config.json", "*.safetensors", "pytorch_model*.bin"]
     for path in sorted({path for pattern in patterns for path in Path(name).glob(pattern)}):
         with path.open("rb") as file:
             found.update(path.name.encode() + hashlib.file_digest(file, "sha256").digest())

@@ -246,13 +246,14 @@ def check_teacher(name, tokenizer, model_args):
     Raises:
         UsageError: the teacher cannot be loaded, is of the wrong kind, or has another vocabulary.
     """
-    from transformers import AutoConfig, AutoTokenizer
+    from transformers import AutoConfig
 
     flag = "teacher_model_name_or_path"
     config = from_pretrained(AutoConfig, flag, name, model_args)
     _refuse_missing_weights(flag, name)
     _settle_config(config, flag, name)
-    theirs = from_pretrained(AutoTokenizer, flag, name, model_args, padding_side=tokenizer.padding_side)
+    theirs = load_tokenizer(flag, name, model_args)
+    theirs.padding_side = tokenizer.padding_side
     words, ours = theirs.get_vocab(), tokenizer.get_vocab()
     if words != ours:
         raise UsageError(

@@ -150,8 +150,8 @@ def load(folder, kind, name):
     except Exception as error:  # engines raise anything on a damaged file
         raise UsageError(f"{folder} cannot be loaded: {error}; make it anew") from error
     if kind == "original":
-        evaluated = _read_object(folder / RUN_FILE)["made_from"]["inputs"]["--model_name_or_path"]
-        if weights_of(source, model.config) != evaluated:
+        made_from = _read_object(folder / RUN_FILE).get("made_from", {})
+        if weights_of(source, model.config) != made_from.get("inputs", {}).get("--model_name_or_path"):
             raise UsageError(f"{folder}: {source} is another model now than the one evaluated; evaluate it again")
     known = _known(folder, settings)
     batch_size = known.pop("per_device_eval_batch_size", BATCH_SIZE)

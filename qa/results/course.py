@@ -8,7 +8,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 from qa.models.identity import made_from
-from qa.models.loading import load_config_and_tokenizer, load_model
+from qa.models.loading import check_teacher, load_config_and_tokenizer, load_model
 from qa.questions.examples import load_examples
 from qa.results.files import read_json
 from qa.results.hub import push
@@ -34,7 +34,7 @@ def read_inputs(run, splits, int8_too=False, load=load_examples):
     """Read all that can be said to be wrong before the heavy libraries are loaded, into the run.
 
     Args:
-        run: `Run` with its arguments and settings; `examples`, `config`, `tokenizer` and `made_from` are filled in.
+        run: `Run` with its arguments and settings; `examples`, what is read of models, and `made_from` are filled in.
         splits: dictionary from split to whether it is needed.
         int8_too: as in `loading.load_config_and_tokenizer`.
         load: what reads the splits, as `load_examples` does.
@@ -44,6 +44,9 @@ def read_inputs(run, splits, int8_too=False, load=load_examples):
     """
     run.examples = load(run.data_args, run.model_args, [split for split, needed in splits.items() if needed])
     run.config, run.tokenizer = load_config_and_tokenizer(run.model_args, int8_too)
+    if "distillation" in run.settings:
+        teacher = run.optimization_args.teacher_model_name_or_path
+        run.teacher_tokenizer, run.teacher_config = check_teacher(teacher, run.tokenizer, run.model_args)
     run.made_from = made_from(run)
     arguments = vars(run.model_args) | vars(run.data_args) | vars(run.training_args) | vars(run.optimization_args)
     inputs = [(flag, arguments[flag]) for flag in INPUTS if arguments.get(flag) and kind_of(arguments[flag])]

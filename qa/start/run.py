@@ -25,7 +25,7 @@ class Run:
         earlier: what `run.json` said if the output folder held this very run, finished; else empty.
         examples: dictionary from split to list of examples.
         config, tokenizer: of the model that the run starts from.
-        teacher_tokenizer: the teacher's own, if there is one.
+        teacher_config, teacher_tokenizer: the teacher's own, if there is one.
         hub: `hub.Hub` to send the model to, or `None`.
     """
 
@@ -39,6 +39,7 @@ class Run:
     examples: dict = field(default_factory=dict)
     config: object = None
     tokenizer: object = None
+    teacher_config: object = None
     teacher_tokenizer: object = None
     hub: object = None
 

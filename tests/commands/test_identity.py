@@ -3,16 +3,21 @@
 import json
 import shutil
 import sys
+from types import SimpleNamespace
 
 import pytest
 from conftest import SAMPLE
+from transformers import AutoConfig, TrainingArguments
 
 import run_qa
 import run_qa_post_training
+from qa.models import identity
+from qa.models.identity import weights_of
 from qa.questions import features as features_room
 from qa.results import asking
-from qa.start.arguments import DataTrainingArguments
+from qa.start.arguments import DataTrainingArguments, ModelArguments, OutcomeArguments
 from qa.start.errors import UsageError
+from qa.start.run import Run
 
 pytestmark = pytest.mark.recipe
 
@@ -128,6 +133,41 @@ def test_an_evaluated_model_is_asked_only_while_it_is_the_same(monkeypatch, plac
 def test_other_weights_in_the_same_folder_are_another_run(monkeypatch, place):
     change_weights(place)
     assert "--model_name_or_path" in refusal(monkeypatch, place)
+
+
+def test_shards_of_any_name_are_weights(place):
+    name = str(place / "model")
+    before = weights_of(name, None)
+    (place / "model" / "encoder-1-of-2.safetensors").write_bytes(b"weights")
+    assert weights_of(name, None) != before
+
+
+def test_the_tokenizer_of_a_teacher_is_part_of_the_run(monkeypatch, place):
+    shutil.copytree(place / "model", place / "teacher")
+    words = ["--apply_distillation", "--teacher_model_name_or_path", "teacher", "--overwrite_output_dir"]
+    run(monkeypatch, place, *words)
+    file = place / "teacher" / "tokenizer_config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"model_input_names": ["input_ids", "token_type_ids"]}))
+    assert "--teacher_model_name_or_path" in refusal(monkeypatch, place, *words[:-1])
+
+
+def test_a_model_on_the_hub_is_told_by_its_commit_also_beside_another_configuration(tokenizer, monkeypatch):
+    asked = []
+
+    def from_hub(auto_class, flag, name, model_args):
+        asked.append((auto_class.__name__, flag, name))
+        return SimpleNamespace(_commit_hash="c0ffee")
+
+    monkeypatch.setattr(identity, "from_pretrained", from_hub)
+    config = AutoConfig.from_pretrained(SAMPLE / "distilbert-qa")
+    model_args = ModelArguments("someone/else", config_name=str(SAMPLE / "distilbert-qa"))
+    training_args = TrainingArguments("out", use_cpu=True, report_to=[])
+    run = Run(
+        model_args, DataTrainingArguments(), training_args, OutcomeArguments(), config=config, tokenizer=tokenizer
+    )
+    found = identity.made_from(run)
+    assert found["inputs"]["--model_name_or_path"] == "someone/else c0ffee"
+    assert asked == [("AutoConfig", "model_name_or_path", "someone/else")]
 
 
 def test_other_questions_in_the_same_file_are_another_run(monkeypatch, place):
