@@ -12,6 +12,9 @@ from pathlib import Path
 from qa.start.errors import UsageError
 from qa.start.process import is_first_process
 
+# What is said of answers whose text does not begin where the file says, or whose file does not say it.
+NOT_THERE = "answers do not stand at their answer_start, or have none"
+
 
 def check_for_scoring(examples, source, version_2_with_negative):
     """Refuse examples whose predictions could not be told apart or scored.
@@ -24,7 +27,7 @@ def check_for_scoring(examples, source, version_2_with_negative):
     misplaced = [example["id"] for example in examples if _misplaced_answers(example)]
     if misplaced:
         print(
-            f"note: {source}: {_count_misplaced(examples)} answers do not stand at their answer_start, "
+            f"note: {source}: {_count_misplaced(examples)} {NOT_THERE}, "
             f"the first in question {misplaced[0]}; they are scored by their text{list_of(misplaced)}"
         )
 
@@ -56,19 +59,19 @@ def check_for_training(examples, source, version_2_with_negative):
                 beyond_repair.append(example["id"])
     if beyond_repair:
         raise UsageError(
-            f"{source}: {misplaced_count} answers do not stand at their answer_start, and for {len(beyond_repair)} of "
+            f"{source}: {misplaced_count} {NOT_THERE}, and for {len(beyond_repair)} of "
             f"them the right place cannot be told (the first: question {beyond_repair[0]}); correct the file"
             f"{list_of(beyond_repair)}"
         )
     if not misplaced_count:
         return
-    outcome = "did not stand at their answer_start and were realigned"
+    outcome = "they were realigned"
     if realigned < misplaced_count:
         outcome = (
-            f"do not stand at their answer_start: {realigned} were realigned, and training does not look at the "
-            "others, which are not the first of their questions"
+            f"{realigned} were realigned, and training does not look at the others, which are not the first of their "
+            "questions"
         )
-    print(f"note: {source}: {misplaced_count} answers {outcome}{list_of(misplaced)}")
+    print(f"note: {source}: {misplaced_count} {NOT_THERE}; {outcome}{list_of(misplaced)}")
 
 
 def _misplaced_answers(example):

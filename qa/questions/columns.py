@@ -55,7 +55,8 @@ def find_columns(names):
 
     Returns:
         `(columns, by_position)`: a dictionary from the keys of `NAMES` to the columns that were found, and the list of
-        those keys whose column no name told. `answer_text` and `answer_start` come together only.
+        those keys whose column no name told. `answer_text` and `answer_start` come together only; texts alone are
+        `answers`.
 
     Raises:
         ExampleError: there is no question, or no context.
@@ -72,8 +73,10 @@ def find_columns(names):
     if columns.get("answer_text") == columns.get("context"):  # both may be called "text"
         columns.pop("answer_text", None)
     if not {"answer_text", "answer_start"} <= columns.keys():
-        columns.pop("answer_text", None)
         columns.pop("answer_start", None)
+        texts = columns.pop("answer_text", None)
+        if texts is not None and normalized(texts) != "text":  # which may be anything's
+            columns.setdefault("answers", texts)
     unknown = [
         name
         for name in names

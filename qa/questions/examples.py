@@ -6,7 +6,8 @@ Does not belong here: file formats (`files.py`), data sets (`data_sets.py`), wha
 
 An example is a dictionary: `id` (str), `title` (str), `context` (str), `question` (str) and `answers`, which is
 `{"text": [str, ...], "answer_start": [int, ...]}` with character positions, empty lists for a question without an
-answer, or `None` where the file gives no answers at all. No answer's text is blank.
+answer, or `None` where the file gives no answers at all. No answer's text is blank; -1 is the position of one whose
+file tells none, which is looked for before it is learned from (`checks.py`).
 """
 
 import itertools
@@ -132,7 +133,7 @@ def _columns_of(names, row):
     """Find the columns, but no answers by position where the row that brought them has none there."""
     columns, by_position = find_columns(names)
     value = _cell(row, columns, "answers")
-    if "answers" in by_position and not (_is_missing(value) or (value and _holds_both(value))):
+    if "answers" in by_position and not (_is_missing(value) or (value and _holds_more(value))):
         del columns["answers"]
         by_position.remove("answers")
     return columns, by_position
@@ -196,7 +197,7 @@ def _answers_of_row(row, columns):
     if impossible in ("true", "1", "1.0", "yes") or answerable in ("false", "0", "0.0", "no"):
         return {"text": [], "answer_start": []}
     answers = _cell(row, columns, "answers")
-    if "answer_start" in columns and not _holds_both(answers):
+    if "answer_start" in columns and not _holds_more(answers):
         texts, starts = _cell(row, columns, "answer_text"), _cell(row, columns, "answer_start")
         starts = None if _is_missing(starts) else _literal(starts, columns["answer_start"])
         if isinstance(starts, list):
@@ -204,11 +205,13 @@ def _answers_of_row(row, columns):
         if _is_missing(texts) and _is_missing(starts):
             return {"text": [], "answer_start": []}
         return _answers_of({"text": texts, "answer_start": starts})
+    if isinstance(answers, str) and not _holds_more(answers) and not answers.lstrip().startswith(("[", "{", "array(")):
+        answers = answers if _is_missing(answers) else [answers]
     return None if _is_missing(answers) else _answers_of(_literal(answers, columns["answers"]))
 
 
-def _holds_both(answers):
-    """Tell whether a value holds texts and starts, and not one of them beside a column with the other."""
+def _holds_more(answers):
+    """Tell whether a value holds more than texts: their starts as well, or names for what it holds."""
     if isinstance(answers, str):
         return "{" in answers and ":" in answers
     return isinstance(answers, dict) or (isinstance(answers, list) and all(isinstance(each, dict) for each in answers))
@@ -229,12 +232,13 @@ def _literal(value, name):
 
 
 def _answers_of(answers):
-    """Bring the known layouts (two parallel lists, one pair, a list of pairs) to the first, without blank texts."""
+    """Bring the known layouts (parallel lists, one pair, a list of pairs or texts) to the first, without blanks."""
     if (isinstance(answers, list) and all(map(_says_nothing, answers))) or answers == {}:
         return {"text": [], "answer_start": []}
     if isinstance(answers, list):
+        answers = [answer if isinstance(answer, (dict, list)) else {"text": answer} for answer in answers]
         if not all(isinstance(answer, dict) and has_name(answer, "answer_text") for answer in answers):
-            raise ExampleError("'answers' must hold pairs of 'text' and 'answer_start'")
+            raise ExampleError("'answers' must hold texts, or pairs of 'text' and 'answer_start'")
         pairs = [(first_named(answer, "answer_text"), first_named(answer, "answer_start")) for answer in answers]
     else:
         pairs = _parallel(answers)
@@ -254,10 +258,11 @@ def _says_nothing(answer):
 
 def _parallel(answers):
     """Return the pairs in two parallel lists, or the one pair of two single values."""
-    known = isinstance(answers, dict) and has_name(answers, "answer_text") and has_name(answers, "answer_start")
-    if not known:
+    if not isinstance(answers, dict) or not has_name(answers, "answer_text"):
         raise ExampleError(f"'answers' is {kind_of_value(answers)}, expected 'text' and 'answer_start'")
     texts, starts = first_named(answers, "answer_text"), first_named(answers, "answer_start")
+    if _is_missing(starts) and isinstance(texts, list):
+        starts = [None] * len(texts)
     if not isinstance(texts, list) and not (isinstance(starts, list) and len(starts) != 1):
         texts = [texts]
     if not isinstance(starts, list) and isinstance(texts, list) and len(texts) == 1:
@@ -276,6 +281,8 @@ def _is_blank(text):
 
 
 def _position(start):
+    if _is_missing(start):
+        return -1
     if isinstance(start, str) and re.fullmatch(r"\s*-?\d{1,18}(\.0*)?\s*", start, re.ASCII):
         start = float(start)
     if isinstance(start, float) and start.is_integer():

@@ -34,8 +34,9 @@ def rows_of_file(path):
 
     Args:
         path: file name ending in `.json` (official nested SQuAD v1.1 or v2.0, flat rows under `data`, a list of rows,
-            of articles or of paragraphs, or JSON Lines), `.jsonl` (each line any of these), `.csv`, `.parquet`, or
-            `.txt` (paragraphs with a blank line between them, each a row with `text`).
+            of articles or of paragraphs, a table by columns as pandas writes it, or JSON Lines), `.jsonl` (each line
+            any of these), `.csv`, `.parquet`, or `.txt` (paragraphs with a blank line between them, each a row with
+            `text`).
 
     Raises:
         FileError: it is none of these.
@@ -62,13 +63,30 @@ def _json_rows(path):
             yield from _json_lines_rows(path)
             return
         raise FileError(f": not valid JSON ({error}); expected SQuAD JSON, flat JSON or JSON Lines") from error
-    rows = content.get("data", [content]) if isinstance(content, dict) else content
+    rows = _rows_of_mapping(content) if isinstance(content, dict) else content
     if not isinstance(rows, list):
         raise FileError(
             f': expected SQuAD JSON ({{"data": [articles]}}), flat JSON ({{"data": [rows]}}) or JSON Lines, '
             f"found {kind_of_value(rows)}"
         )
     yield from _unnested(rows, "")
+
+
+def _rows_of_mapping(content):
+    """Return what is under `data`, else the rows of a table by columns or row numbers, else the one row itself."""
+    if "data" in content:
+        rows, names = content["data"], content.get("columns")
+        if isinstance(names, list) and isinstance(rows, list):  # to_json(orient="split")
+            return [dict(zip(names, row, strict=False)) if isinstance(row, list) else row for row in rows]
+        return rows
+    columns = list(content.values())
+    if has_name(content, "question") and all(isinstance(column, dict) for column in columns):  # to_json()
+        return [{name: column.get(row) for name, column in content.items()} for row in columns[0]]
+    if has_name(content, "question") and all(isinstance(column, list) for column in columns):  # to_dict("list")
+        return [dict(zip(content, row, strict=True)) for row in itertools.zip_longest(*columns)]
+    if columns and all(isinstance(row, dict) and has_name(row, "question") for row in columns):  # orient="index"
+        return columns
+    return [content]
 
 
 def _unnested(values, prefix):

@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 
 import hypothesis
+import pandas
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -264,10 +265,20 @@ BROKEN = {
         json.dumps(nested(id=1.5, question="q")).encode(),
         f"{DEEPEST}: 'id' is a number (1.5)",
     ),
-    "answer without start": (
+    "answer of another kind": (
         "f.json",
-        json.dumps(nested(id="b", question="q", answers=[{"text": "c"}])).encode(),
-        f"{DEEPEST}: 'answer_start' is missing",
+        json.dumps(nested(id="b", question="q", answers=[3])).encode(),
+        f"{DEEPEST}: 'answers' is a number (3), expected text",
+    ),
+    "answer in a list too many": (
+        "f.json",
+        json.dumps(nested(id="b", question="q", answers=[["c"]])).encode(),
+        f"{DEEPEST}: 'answers' must hold texts, or pairs",
+    ),
+    "broken mapping for a text": (
+        "f.csv",
+        b"question,context,answers\nq,c,{'text': c\n",
+        "line 2: 'answers' is neither JSON nor a Python literal",
     ),
     "answer start is a text": (
         "f.json",
@@ -289,7 +300,6 @@ BROKEN = {
         json.dumps(nested(id="b", question="q", answers=[{"text": 3, "answer_start": 0}])).encode(),
         f"{DEEPEST}: 'answers' is a number (3)",
     ),
-    "answer is a text": ("f.json", json.dumps(nested(id="b", question="q", answers=["c"])).encode(), DEEPEST),
     "answers is a number": (
         "f.json",
         json.dumps(nested(id="b", question="q", answers=4)).encode(),
@@ -332,17 +342,17 @@ BROKEN = {
     "csv with one column": ("f.csv", b"question\nq\n", "line 2: no 'context' column; found 'question'"),
     "csv with unreadable answers": (
         "f.csv",
-        b"question,context,answers\nq,c,Rome\n",
-        "line 2: 'answers' is neither JSON nor a Python literal: 'Rome'",
+        b"question,context,answers\nq,c,[Rome]\n",
+        "line 2: 'answers' is neither JSON nor a Python literal: '[Rome]'",
     ),
     "csv with code for answers": (
         "f.csv",
-        b"question,context,answers\nq,c,\"__import__('os').system('false')\"\n",
+        b"question,context,answers\nq,c,\"[__import__('os').system('false')]\"\n",
         "line 2: 'answers' is neither JSON nor a Python literal",
     ),
     "csv with a huge number for answers": (
         "f.csv",
-        b"question,context,answers\nq,c,0x" + b"f" * 4000 + b"\n",
+        b"question,context,answers\nq,c,[0x" + b"f" * 4000 + b"]\n",
         "line 2: 'answers'",
     ),
     "csv with a set of answers": ("f.csv", b"question,context,answers\nq,c,{1}\n", "line 2: 'answers' is set"),
@@ -444,6 +454,7 @@ def answers_in(path, content):
 
 
 NOTHING = {"text": [], "answer_start": []}
+ANSWERS = ({"text": ["Odile"], "answer_start": [38]}, {"text": [], "answer_start": []})
 ODILE = {"text": ["Odile"], "answer_start": [38]}
 
 
@@ -536,6 +547,48 @@ def test_the_nested_layout_knows_the_same_names(tmp_path):
 )
 def test_answers_are_known_by_what_is_plainly_meant(answers, tmp_path):
     assert answers_in(tmp_path / "f.json", [{"question": "q", "context": MILL, "answers": answers}]) == [ODILE]
+
+
+@pytest.mark.parametrize(
+    "answers",
+    [
+        *("Odile", ["Odile"], {"text": "Odile"}, {"text": ["Odile"]}, [{"text": "Odile"}], ["Odile", ""]),
+        *({"text": ["Odile"], "answer_start": None}, [{"text": "Odile", "answer_start": None}], ["Odile", None]),
+    ],
+    ids=repr,
+)
+def test_answers_need_no_place_to_be_scored_and_are_looked_for_to_be_learned(answers, tmp_path, capsys):
+    (tmp_path / "f.json").write_text(json.dumps([{"question": "q", "context": MILL, "answers": answers}]))
+    examples = read_examples(str(tmp_path / "f.json"), SOURCE)
+    assert [example["answers"] for example in examples] == [{"text": ["Odile"], "answer_start": [-1]}]
+    check_for_scoring(examples, SOURCE, False)
+    assert "scored by their text" in capsys.readouterr().out
+    check_for_training(examples, SOURCE, False)
+    assert [example["answers"] for example in examples] == [ODILE]
+
+
+@pytest.mark.parametrize("name", ["answer", "answers", "answer_text", "Answers.Text"])
+@pytest.mark.parametrize("text", ["Odile", "Odile's mill, 38", "(sic) Odile", "Odile [sic]", "38"])
+def test_a_column_of_texts_alone_is_one_of_answers(name, text, tmp_path):
+    content = cells((name, text)) + cells((name, "")).splitlines()[1]
+    assert answers_in(tmp_path / "f.csv", content) == [{"text": [text], "answer_start": [-1]}, NOTHING]
+
+
+def test_a_column_called_text_beside_a_context_is_no_answer(tmp_path):
+    rows = [{"question": "q", "context": MILL, "text": "Odile"}]
+    assert answers_in(tmp_path / "f.json", rows) == [None]
+
+
+@pytest.mark.parametrize("layout", ["records", "columns", "index", "split", "table", "list"])
+def test_tables_as_pandas_writes_them(layout, tmp_path):
+    rows = [{"id": str(number), "question": "q", "context": MILL} for number in range(2)]
+    rows = [{**row, "answers": answers} for row, answers in zip(rows, ANSWERS, strict=True)]
+    frame, path = pandas.DataFrame(rows), tmp_path / "f.json"
+    if layout == "list":
+        write_json(path, frame.to_dict("list"))
+    else:
+        frame.to_json(path, orient=layout)
+    assert read_examples(str(path), SOURCE) == [{"title": "", **row} for row in rows]
 
 
 @pytest.mark.parametrize("mark", [";", "\t"])
@@ -762,7 +815,7 @@ def test_training_looks_at_first_answers_only(capsys):
     assert second["answers"]["answer_start"] == [4, 0, 4]
     printed = capsys.readouterr().out
     assert printed.count("\n") == 1
-    assert "2 answers do not stand at their answer_start: 1 were realigned" in printed
+    assert "2 answers do not stand at their answer_start, or have none; 1 were realigned" in printed
 
 
 @pytest.mark.parametrize("check", [check_for_scoring, check_for_training])
