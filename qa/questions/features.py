@@ -114,7 +114,6 @@ def prepare_features(examples, tokenizer, data_args, cache_dir=None, desc=None):
                 _windows_of,
                 batched=True,
                 fn_kwargs={"tokenizer": tokenizer, **settings},
-                remove_columns=examples.column_names,
                 num_proc=data_args.preprocessing_num_workers,
                 load_from_cache_file=not data_args.overwrite_cache,
                 cache_file_name=str(cached),

@@ -12,6 +12,11 @@ import pytest
 import textbook
 from conftest import SAMPLE
 from hypothesis import strategies as st
+from small_models import bert_tokenizer
+from tokenizers import Tokenizer, models
+from tokenizers import pre_tokenizers as pre
+from tokenizers.processors import RobertaProcessing
+from transformers import PreTrainedTokenizerFast
 
 from qa.questions import features as features_room
 from qa.questions.examples import read_examples
@@ -205,7 +210,12 @@ def test_features_of_wild_texts(kind, examples, max_seq_length, doc_stride, requ
     check_features(examples, features, used, max_seq_length, doc_stride)
 
 
-@pytest.mark.parametrize("kind", ["tokenizer", "left_tokenizer", "byte_tokenizer"])
+@pytest.fixture(scope="module")
+def pair_tokenizer(tokenizer):
+    return bert_tokenizer(tokenizer)
+
+
+@pytest.mark.parametrize("kind", ["tokenizer", "left_tokenizer", "byte_tokenizer", "pair_tokenizer"])
 @hypothesis.settings(max_examples=60)
 @hypothesis.given(examples=wild_examples(), max_seq_length=st.integers(24, 48), doc_stride=st.integers(0, 12))
 def test_features_are_those_of_the_textbook(kind, examples, max_seq_length, doc_stride, request):
@@ -318,9 +328,31 @@ def test_odd_questions_are_refused_or_windowed_but_never_hang(question, tokenize
         check_features(rows, features, tokenizer, 24, 8)
 
 
+@pytest.fixture(scope="module")
+def letter_tokenizer():
+    """One token for each byte, and one for a space that it puts in front of every text."""
+    words = {token: number for number, token in enumerate(["<s>", "<pad>", "</s>", *pre.ByteLevel.alphabet()])}
+    letters = Tokenizer(models.BPE(words, []))
+    letters.pre_tokenizer = pre.ByteLevel(add_prefix_space=True)
+    letters.post_processor = RobertaProcessing(("</s>", 2), ("<s>", 0))
+    names = {"cls_token": "<s>", "pad_token": "<pad>", "sep_token": "</s>"}
+    return PreTrainedTokenizerFast(tokenizer_object=letters, **names)
+
+
+@pytest.mark.parametrize(
+    ("kind", "longest"), [("tokenizer", "?" * 12), ("letter_tokenizer", "?" * 10), ("letter_tokenizer", "é" * 5)]
+)
+def test_questions_are_refused_from_the_token_on_that_leaves_no_room(kind, longest, request):
+    # Room is for 12 tokens, or 11 where two special ones part the texts. Few characters may be many tokens.
+    used = request.getfixturevalue(kind)
+    assert len(features_of([example(CONTEXT, longest)], used, 24, 8)) > 2
+    with pytest.raises(UsageError, match=r"question e has \d+ tokens"):
+        features_of([example(CONTEXT, longest + longest[0])], used, 24, 8)
+
+
 @pytest.mark.parametrize("max_seq_length", [1, 2, 3, 4, 11])
 def test_a_length_that_holds_no_context_is_refused(max_seq_length, tokenizer):
-    with pytest.raises(UsageError, match=f"--max_seq_length {max_seq_length}"):
+    with pytest.raises(UsageError, match=f"--max_seq_length {max_seq_length} and .* it may have 0"):
         features_of([example(CONTEXT, "Who?")], tokenizer, max_seq_length, max_seq_length - 1)
 
 
@@ -366,6 +398,59 @@ def test_the_cache_tells_apart_what_changes_the_features(tmp_path):
     ]
     cached = [list(features_of(*case, cache_dir=tmp_path)) for case in cases * 2]
     assert cached == [list(features_of(*case)) for case in cases * 2]
+
+
+def test_the_cache_tells_apart_the_code_and_the_tokenizers_that_made_features(tokenizer, tmp_path, monkeypatch):
+    def file_of(digest=None, version=None):
+        with monkeypatch.context() as patch:
+            if digest:
+                patch.setattr(features_room, "code_of", lambda *rooms: digest + str(rooms))
+            if version:
+                patch.setattr(features_room.tokenizers, "__version__", version)
+            return features_of([example(CONTEXT)], tokenizer, cache_dir=tmp_path).cache_files[0]["filename"]
+
+    assert len({file_of(), file_of("a"), file_of("b"), file_of("a", "0.1"), file_of(version="0.1")}) == 5
+    asked = []
+    monkeypatch.setattr(features_room, "code_of", asked.append)
+    file_of()
+    assert asked == ["questions"]
+
+
+def test_equal_features_have_one_fingerprint_wherever_they_are_kept(tokenizer, tmp_path):
+    """By which several processes tell that they see the same."""
+    rows = [example(CONTEXT, "Who?", "Bob", 8)]
+    prints = [features_of(rows, tokenizer, cache_dir=tmp_path / place / "deep")._fingerprint for place in "ab"]
+    assert prints[0] == prints[1] != features_of(rows, tokenizer, 40, cache_dir=tmp_path)._fingerprint
+
+
+def test_a_damaged_cache_is_named(tokenizer, tmp_path):
+    features_of([example(CONTEXT)], tokenizer, cache_dir=tmp_path)
+    (cached,) = (tmp_path / "qa_features").iterdir()
+    cached.write_bytes(b"no table")
+    with pytest.raises(UsageError, match=f"^{cached} in the cache is damaged .*--overwrite_cache"):
+        features_of([example(CONTEXT)], tokenizer, cache_dir=tmp_path)
+    assert len(features_of([example(CONTEXT)], tokenizer, cache_dir=tmp_path, overwrite_cache=True)) > 1
+
+
+def test_a_cache_that_cannot_be_made_is_named(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(UsageError, match=f"^--cache_dir: {tmp_path}/file/qa_features cannot be made "):
+        features_room.feature_cache(tmp_path / "file")
+
+
+def test_columns_have_their_types_also_where_nothing_is_in_them(pair_tokenizer):
+    rows = dataset_of([example("Ann met Bob.")])
+    assert rows.features == features_room.EXAMPLE_FEATURES
+    table = features_room.uncached_features(
+        rows, pair_tokenizer, DataTrainingArguments(max_seq_length=32, doc_stride=8)
+    )
+    kinds = {name: str(table.data.schema.field(name).type) for name in table.column_names}
+    assert {kinds.pop(name) for name in ("attention_mask", "token_type_ids")} == {"list<item: int8>"}
+    assert {kinds.pop(name) for name in ("start_positions", "end_positions")} == {"int32"}
+    assert kinds == {
+        **{"input_ids": "list<item: int32>", "example_id": "string"},
+        "offset_mapping": "list<item: list<item: int32>>",
+    }
 
 
 def test_the_cache_knows_which_examples_were_selected(tokenizer, tmp_path):
