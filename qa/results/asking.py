@@ -26,6 +26,8 @@ from qa.start.stack import PROJECT_DIR
 BATCH_SIZE = 8
 # Characters of a sentence that are shown on either side of an answer.
 LONGEST_SIDE = 300
+# How a sentence ends. One or two letters, the first a capital, are rather an initial or a title: J., Dr., U.S.
+END = r"(?:(?<!\b[A-Z])(?<!\b[A-Z][a-z])(?<!\bMrs)\.|[!?])['\")\]]*"
 
 
 @dataclass
@@ -223,7 +225,11 @@ def ask(asked, question, context):
 
     example = {"id": "1", "title": "", "context": context, "question": question, "answers": None}
     examples, data_args = dataset_of([example]), asked.data_args
-    features = uncached_features(examples, asked.tokenizer, data_args)
+    try:
+        features = uncached_features(examples, asked.tokenizer, data_args)
+    except UsageError as error:  # it names flags, and here are none
+        width = data_args.max_seq_length
+        raise UsageError(f"{asked.name} reads {width} tokens at a time; shorten the question") from error
     batches = Batches(features, asked.tokenizer, asked.batch_size, data_args.fixed_width, asked.multiple)
     begin = time.perf_counter()
     logits = predict_logits(asked.model, batches)
@@ -252,8 +258,8 @@ def sentence_around(context, span):
         `(before, answer, after)`, at most `LONGEST_SIDE` characters on either side.
     """
     begin, end = span
-    ends = [found.end() for found in re.finditer(r"[.!?]['\")\]]*\s+|\n", context[:begin])]
+    ends = [found.end() for found in re.finditer(rf"{END}\s+|\n", context[:begin])]
     first = max(ends[-1] if ends else 0, begin - LONGEST_SIDE)
-    following = re.compile(r"[.!?]['\")\]]*(?=\s|$)|\n").search(context, max(begin, end - 1))
+    following = re.compile(rf"{END}(?=\s|$)|\n").search(context, max(begin, end - 1))
     last = min(following.end() if following else len(context), end + LONGEST_SIDE)
     return context[first:begin], context[begin:end], context[end : max(last, end)]

@@ -36,7 +36,8 @@ def main(monkeypatch, *words):
         ((8, 11), ("Ann met ", "Bob", " there.")),
         ((25, 27), ("He is ", "it", "!")),
         ((0, 18), ("", "Ann met Bob there.", "")),
-        ((30, 33), ("", "Dr.", "")),
+        ((30, 33), ("", "Dr.", " No")),
+        ((12, 18), ("Ann met Bob ", "there.", "")),
         ((8, 27), ("Ann met ", "Bob there. He is it", "!")),
     ],
 )
@@ -45,6 +46,14 @@ def test_an_answer_stands_in_its_sentence(span, parts):
     before, answer, after = sentence_around(context, span)
     assert answer == context[slice(*span)]
     assert (before, answer, after) == parts
+
+
+def test_a_sentence_does_not_end_behind_a_title_or_an_initial():
+    sentence = "Mrs. Ann B. Coe met Dr. Zed of the U.S. Navy."
+    context = f"It rained. {sentence} It went on."
+    for word in sentence.removesuffix(".").split():
+        begin = context.index(word)
+        assert "".join(sentence_around(context, (begin, begin + len(word)))) == sentence
 
 
 def test_a_long_sentence_is_cut():
@@ -91,7 +100,7 @@ def test_a_question_without_room_for_the_text_is_refused(text, monkeypatch, caps
     with pytest.raises(SystemExit) as ended:
         main(monkeypatch, MODEL, "--context", text, "--question", "who " * 400)
     assert ended.value.code == 2
-    assert "shorten the question" in capsys.readouterr().err
+    assert "distilbert-qa reads 384 tokens at a time; shorten the question" in capsys.readouterr().err
 
 
 def test_several_folders_answer_side_by_side_as_text_and_as_json(text, model, monkeypatch, capsys):
