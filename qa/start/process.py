@@ -145,13 +145,19 @@ def keep_freed_memory():
     """Let glibc keep the memory of freed tensors for the next ones.
 
     By itself it gives each large block back to the system, and gets it again page by page for the next tensor: 10 to
-    20 % of a forward pass. The peak stays what it was.
+    20 % of a forward pass. Where sizes differ from step to step, what is kept grows (`return_freed_memory`).
     """
     # glibc's numbers of M_MMAP_THRESHOLD and M_TRIM_THRESHOLD; other C libraries have no such function.
     with contextlib.suppress(OSError, AttributeError):
         libc = ctypes.CDLL(None)
         libc.mallopt(-3, 1 << 30)
         libc.mallopt(-1, 2**31 - 1)
+
+
+def return_freed_memory():
+    """Give the memory of freed tensors that is kept back to the system, once."""
+    with contextlib.suppress(AttributeError):
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def quiet_libraries():

@@ -39,7 +39,15 @@ from qa.training.batches import (
     features_per_epoch,
     share_of_last_batch,
 )
-from qa.training.callbacks import BeforeConversion, FrozenRanges, LossSoFar, SameTwice, StopOnSignal, TensorBoard
+from qa.training.callbacks import (
+    BeforeConversion,
+    FrozenRanges,
+    LossSoFar,
+    SameTwice,
+    StopOnSignal,
+    TensorBoard,
+    TidyMemory,
+)
 
 # File of a checkpoint with what neither model nor optimizer knows: pruners, random generators, the loss so far.
 PROGRESS_NAME = "progress.pt"
@@ -84,6 +92,7 @@ class CompressingTrainer(INCTrainer):
             count_masks_once(pruner)
         self.add_callback(BeforeConversion(self))
         self.add_callback(SameTwice)
+        self.add_callback(TidyMemory)
         self._progress = None
         self.add_callback(LossSoFar(self))
         self.add_callback(StopOnSignal(self.args.device))

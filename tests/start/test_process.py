@@ -184,3 +184,29 @@ def test_an_empty_number_of_threads_is_none(monkeypatch):
     monkeypatch.setenv("OMP_NUM_THREADS", "")
     prepare_process()
     assert int(os.environ["OMP_NUM_THREADS"]) >= 1
+
+
+KEEPING = """
+import re
+from pathlib import Path
+from qa.start.process import keep_freed_memory, return_freed_memory
+
+def occupied():
+    return int(re.search(r"VmRSS:\\s+(\\d+)", Path("/proc/self/status").read_text())[1])
+
+keep_freed_memory()
+before = occupied()
+pairs = [(bytearray(b"1" * 2**20), b"2" * 100) for _ in range(200)]
+pins = [pin for _, pin in pairs]
+del pairs
+kept = occupied() - before
+return_freed_memory()
+print(kept, occupied() - before)
+"""
+
+
+def test_freed_memory_is_kept_until_it_is_returned():
+    # A process of its own: the allocator's settings cannot be taken back.
+    done = subprocess.run([sys.executable, "-c", KEEPING], cwd=ROOT, capture_output=True, text=True, check=True)
+    kept, left = map(int, done.stdout.split())
+    assert kept > 190_000 and left < 0.2 * kept
