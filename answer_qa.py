@@ -80,11 +80,10 @@ def questions_of(args):
         yield from (line.rstrip("\n") for line in sys.stdin if line.strip())
 
 
-def show(question, found, context, console):
+def show(found, context, console):
     """Print the answers of each model, in their sentences.
 
     Args:
-        question: text.
         found: dictionary from the name of a model to what `ask` returns.
         context: text that was asked about.
         console: `rich.console.Console`.
@@ -157,7 +156,7 @@ def main():
         if args.json:
             print(json.dumps({"question": question, "answers": found}, ensure_ascii=False), flush=True)
         else:
-            show(question, found, context, console)
+            show(found, context, console)
 
 
 if __name__ == "__main__":

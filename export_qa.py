@@ -185,10 +185,9 @@ def main():
     tuning = None
     if "accuracy_criterion" in settings:
         tuning = f1_of_trials(evaluated["eval"], run.data_args), evaluated["eval"].batches
-    dynamic = quantizing and not static
     if not done:
         try:
-            export(exported, exporter, export_format, run.output_dir, calibration, dynamic, settings, tuning)
+            export(run, exported, exporter, calibration, tuning)
         except CriterionError:
             print("no trial met the accuracy criterion; nothing was saved")
             sys.exit(1)

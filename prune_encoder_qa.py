@@ -12,13 +12,22 @@ linear operator go in one blow, and much of what the model knew with them. Refus
 import copy
 from dataclasses import dataclass, field
 
-from qa.compression.schedule import PRUNING_APPROACHES, fit_schedule, is_locked, pruners_of
+from qa.compression.schedule import PRUNING_APPROACHES, fit_schedule
 from qa.compression.settings import CONFIG_DIR, settings_for_pruning
 from qa.corrections.ipex import without_ipex
 from qa.corrections.py_cpuinfo import ask_about_processor
 from qa.models.loading import load_language_model, load_model
 from qa.questions.text import load_texts, text_windows
-from qa.results.course import claim, conclude, is_done, load_base_model, read_inputs, training_in
+from qa.results.course import (
+    checkpoint_of,
+    claim,
+    conclude,
+    is_done,
+    load_base_model,
+    read_inputs,
+    train_and_save,
+    training_in,
+)
 from qa.results.hub import hub_of
 from qa.results.steps import pruning_of_language
 from qa.results.verification import verify
@@ -26,7 +35,6 @@ from qa.start.arguments import ModelArguments, OutcomeArguments, check_growth, p
 from qa.start.arguments_checks import check_effects, note_effects
 from qa.start.command import command
 from qa.start.errors import UsageError
-from qa.start.output import last_checkpoint
 from qa.start.process import is_first_process, prepare_process
 from qa.start.processes import wait_for_all
 from qa.start.run import Run
@@ -108,23 +116,6 @@ def settle_training(run):
         training_args.max_steps = steps
 
 
-def fitted(settings, epoch_steps, last_step):
-    """Fit the schedule into the training; where no end is given, sparsity grows in the first half."""
-    pruners = [
-        each
-        if is_locked(each) or each.get("end_step") is not None or "end_epoch" in each
-        else {**each, "end_step": max(_start(each, epoch_steps) + 1, round(GROWTH * last_step))}
-        for each in pruners_of(settings)
-    ]
-    if settings.get("pruning_configs"):
-        return fit_schedule({**settings, "pruning_configs": pruners}, epoch_steps, last_step)
-    return fit_schedule(pruners[0], epoch_steps, last_step)
-
-
-def _start(pruner, epoch_steps):
-    return round(pruner["start_epoch"] * epoch_steps) if "start_epoch" in pruner else pruner["start_step"]
-
-
 def train(run, model, teacher, windows, guesses):
     """Prune and save the model.
 
@@ -139,13 +130,10 @@ def train(run, model, teacher, windows, guesses):
     """
     with without_ipex():
         from qa.compression.pruning import pruning_config
-        from qa.compression.sparsity import save_sparsity, sparsity_report
-        from qa.results.files import save_results, show_results
-        from qa.start.processes import gather
         from qa.training.batches import FeatureCollator
         from qa.training.language import LanguageINCTrainer
 
-    parameters = sum(weights.numel() for weights in model.parameters())
+    parameters = model.num_parameters()
     trainer = LanguageINCTrainer(
         model=model,
         args=run.training_args,
@@ -156,15 +144,7 @@ def train(run, model, teacher, windows, guesses):
         teacher=teacher,
         guesses=guesses,
     )
-    trained = trainer.train(run.training_args.resume_from_checkpoint or gather(last_checkpoint(run.output_dir))[0])
-    if is_first_process():
-        trainer.save_model(run.output_dir)
-    wait_for_all()
-    sparsity = sparsity_report(trainer.model, parameters)
-    save_sparsity(sparsity, run.output_dir)
-    metrics = {**trained.metrics, "train_samples": len(run.examples["train"]), **sparsity}
-    save_results(metrics, run.output_dir, "train")
-    show_results("train metrics", metrics)
+    train_and_save(run, trainer, checkpoint_of(run), parameters)
     return trainer
 
 
@@ -177,8 +157,7 @@ def prune_at_once(run, model):
     with saving(run.output_dir):
         model.save_pretrained(run.output_dir)
         run.tokenizer.save_pretrained(run.output_dir)
-    parameters = sum(weights.numel() for weights in model.parameters())
-    save_results(sparsity_report(model, parameters), run.output_dir, "train")
+    save_results(sparsity_report(model, model.num_parameters()), run.output_dir, "train")
 
 
 @command
@@ -216,7 +195,8 @@ def main():
     if training:
         windows = text_windows(run.examples["train"], run.tokenizer, run.data_args.max_seq_length)
         check_batches(training_args, len(windows))
-        run.settings["pruning"] = fitted(run.settings["pruning"], *steps_of_training(training_args, len(windows)))
+        steps = steps_of_training(training_args, len(windows))
+        run.settings["pruning"] = fit_schedule(run.settings["pruning"], *steps, growth=GROWTH)
     claim(run)
     done = is_done(run)
     if training and not done:
@@ -230,10 +210,10 @@ def main():
         inputs = {"input_ids": model.dummy_inputs["input_ids"]}
         inputs["attention_mask"] = torch.ones_like(inputs["input_ids"])
         verify(model.base_model, loaded.base_model, inputs, 0.0, ("last_hidden_state",))
-    state, _ = training_in(run.output_dir) if training else ({"log_history": []}, {})
-    report = sparsity_report(loaded, sum(weights.numel() for weights in loaded.base_model.parameters()))
+    history = training_in(run)[0] if training else ()
+    report = sparsity_report(loaded, loaded.base_model.num_parameters())
     print(f"{run.output_dir}: sparsity {report['sparsity']:.6f} in {len(report['sparsity_per_op'])} linear operators")
-    conclude(run, loaded, {}, pruning_of_language(run), "encoder", state["log_history"], report)
+    conclude(run, loaded, {}, pruning_of_language(run), "encoder", history, report)
 
 
 if __name__ == "__main__":

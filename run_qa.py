@@ -30,6 +30,7 @@ from qa.models.loading import load_model
 from qa.questions.checks import check_for_training
 from qa.questions.examples import source_of
 from qa.results.course import (
+    checkpoint_of,
     claim,
     conclude,
     evaluate_as_it_is,
@@ -37,6 +38,7 @@ from qa.results.course import (
     load_base_model,
     read_inputs,
     seen_batches,
+    train_and_save,
     training_in,
 )
 from qa.results.hub import hub_of
@@ -46,7 +48,6 @@ from qa.start.arguments import DataTrainingArguments, ModelArguments, OutcomeArg
 from qa.start.arguments_checks import check_effects, note_effects
 from qa.start.command import command
 from qa.start.errors import UsageError
-from qa.start.output import last_checkpoint
 from qa.start.process import is_first_process, prepare_process
 from qa.start.run import Run
 from qa.start.stack import check_stack
@@ -162,7 +163,8 @@ def slim_first(run, model, features, collator, checkpoint):
     """Take heads and channels out of the model, and print what that leaves.
 
     Args:
-        run, model, features: as in `compression_of`.
+        run, model: as in `compression_of`.
+        features: training features.
         collator: `FeatureCollator`.
         checkpoint: folder of the one that the training goes on from, or `None`.
     """
@@ -179,14 +181,13 @@ def slim_first(run, model, features, collator, checkpoint):
         show_costs(before, after)
 
 
-def compression_of(run, model, teacher, features):
+def compression_of(run, model, teacher):
     """Build what INC is to do in the training.
 
     Args:
         run: `Run` with its merged settings.
         model: the model to be trained; its dropout may be replaced.
         teacher: the teacher, or `None`.
-        features: training features.
 
     Returns:
         Dictionary of the trainer's keywords for compression.
@@ -225,23 +226,19 @@ def train(run, model, teacher, prepared, evaluated):
     """
     with without_ipex():
         from qa.compression.distillation import add_teacher_logits, add_teacher_types, features_of_teacher
-        from qa.compression.sparsity import save_sparsity, sparsity_report
         from qa.questions.scores import score
         from qa.results.evaluation import post_processing
-        from qa.results.files import save_results, show_results
-        from qa.start.processes import gather, wait_for_all
         from qa.training.batches import FeatureCollator, calibration_batches
         from trainer_qa import QuestionAnsweringINCTrainer
 
     features = prepared.features
     data_args, training_args, tokenizer = run.data_args, run.training_args, run.tokenizer
     collator = FeatureCollator(tokenizer, data_args.fixed_width)
-    # The first process knows: on another machine its newest files may not be seen yet.
-    checkpoint = training_args.resume_from_checkpoint or gather(last_checkpoint(run.output_dir))[0]
+    checkpoint = checkpoint_of(run)
     if "slimming" in run.settings:
         slim_first(run, model, features, collator, checkpoint)
-    configs = compression_of(run, model, teacher, features)
-    parameters = sum(weights.numel() for weights in model.parameters())
+    configs = compression_of(run, model, teacher)
+    parameters = model.num_parameters()
     if teacher is not None:
         cache_dir, theirs = run.model_args.cache_dir, run.teacher_tokenizer
         with training_args.main_process_first():
@@ -266,17 +263,7 @@ def train(run, model, teacher, prepared, evaluated):
         task="question-answering",
         **configs,
     )
-    trained = trainer.train(checkpoint)
-    if is_first_process():
-        trainer.save_model(run.output_dir)
-    wait_for_all()
-    metrics = {**trained.metrics, "train_samples": len(run.examples["train"])}
-    if "pruning" in run.settings:
-        sparsity = sparsity_report(trainer.model, parameters)
-        save_sparsity(sparsity, run.output_dir)
-        metrics.update(sparsity)
-    save_results(metrics, run.output_dir, "train")
-    show_results("train metrics", metrics)
+    train_and_save(run, trainer, checkpoint, parameters)
     return trainer
 
 
@@ -343,8 +330,8 @@ def main():
     if optimization_args.verify_loading and is_first_process() and not done:
         batches = seen_batches(evaluated, trainer.calibration)
         verify(trainer.model.cpu().eval(), loaded, batches.inputs(next(batches.by_length())), 0.0)
-    state, sparsity = training_in(run.output_dir)
-    conclude(run, loaded, evaluated, training_steps(run), history=state["log_history"], sparsity=sparsity)
+    history, sparsity = training_in(run)
+    conclude(run, loaded, evaluated, training_steps(run), history=history, sparsity=sparsity)
 
 
 if __name__ == "__main__":

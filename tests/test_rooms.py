@@ -47,9 +47,7 @@ def test_every_file_is_in_a_room():
 def test_imports_run_one_way(module):
     for other in IMPORTS[module]:
         above, below = ROOMS.index(room_of(module)), ROOMS.index(room_of(other))
-        # Corrections stand at the end: what they need of `start` they may import.
-        allowed = above <= below or (room_of(module), room_of(other)) == ("corrections", "start")
-        assert allowed, f"{module} imports {other}, which is above it"
+        assert above <= below, f"{module} imports {other}, which is above it"
         assert other not in COMMANDS, f"{module} imports the command {other}"
 
 

@@ -130,13 +130,14 @@ def merge_flags(settings, flags, given):
     return _together(pruners, settings)
 
 
-def fit_schedule(settings, steps_per_epoch, last_step):
+def fit_schedule(settings, steps_per_epoch, last_step, growth=1.0):
     """Fit the schedule of each pruner into the training, so that it comes to its end and reaches its sparsity.
 
     Args:
         settings: from `merge_flags`; left as it is.
         steps_per_epoch: optimizer steps of an epoch.
         last_step: optimizer steps of the whole training.
+        growth: share of these in which sparsity grows, where no end is given.
 
     Returns:
         Keyword arguments for `WeightPruningConfig`.
@@ -144,7 +145,8 @@ def fit_schedule(settings, steps_per_epoch, last_step):
     Raises:
         UsageError: a schedule does not fit.
     """
-    return _together([_fitted(pruner, steps_per_epoch, last_step) for pruner in pruners_of(settings)], settings)
+    fitted = [_fitted(pruner, steps_per_epoch, last_step, growth) for pruner in pruners_of(settings)]
+    return _together(fitted, settings)
 
 
 def _together(pruners, settings):
@@ -156,16 +158,18 @@ def _together(pruners, settings):
     return {"pruning_type": first["pruning_type"], **common, "pruning_configs": pruners}
 
 
-def _fitted(pruner, steps_per_epoch, last_step):
+def _fitted(pruner, steps_per_epoch, last_step, growth):
     if is_locked(pruner):
         return pruner
     pruner, frequency = dict(pruner), pruner.get("pruning_frequency", 1)
     for key in ("start_epoch", "end_epoch"):
         if key in pruner:
             pruner[key.replace("epoch", "step")] = round(pruner.pop(key) * steps_per_epoch)
-    # INC sees the steps 0 to last_step - 1, and what is due later never happens.
     start, end = pruner["start_step"], pruner["end_step"]
-    end = last_step - 1 if end is None else min(end, last_step - 1)
+    if end is None:
+        end = max(start + 1, round(growth * last_step))
+    # INC sees the steps 0 to last_step - 1, and what is due later never happens.
+    end = min(end, last_step - 1)
     if pruner["pruning_type"].endswith("_progressive"):
         # A block takes at least four steps to be filled, and one that the training cuts short stays half done: so the
         # last round ends with the schedule. With a frequency of 1 INC prunes as without "_progressive".

@@ -97,9 +97,7 @@ def prunable_weights(model):
 
 def sparsity(model):
     """Return the share of zeros, from 0 to 1, in the linear operators of a model without the answer head."""
-    weights = prunable_weights(model).values()
-    count = sum(weight.numel() for weight in weights)
-    return sum(int((weight == 0).sum()) for weight in weights) / count if count else 0.0
+    return sparsity_report(model, 1)["sparsity"]
 
 
 def sparsity_report(model, parameters):
@@ -115,8 +113,9 @@ def sparsity_report(model, parameters):
     """
     weights = prunable_weights(model)
     zeros = {name: int((weight == 0).sum()) for name, weight in weights.items()}
+    count = sum(weight.numel() for weight in weights.values())
     return {
-        "sparsity": sparsity(model),
+        "sparsity": sum(zeros.values()) / count if count else 0.0,
         "sparsity_of_model": sum(zeros.values()) / parameters,
         "sparsity_per_op": {name: zeros[name] / weight.numel() for name, weight in weights.items()},
     }

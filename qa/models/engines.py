@@ -58,18 +58,16 @@ def exporter_of(model, name):
     return constructor(model.config)
 
 
-def export(model, exporter, export_format, output_dir, calibration=None, dynamic=False, settings=(), tuning=None):
+def export(run, model, exporter, calibration=None, tuning=None):
     """Write a model for an engine; its batches and sequences may have any length.
 
     Args:
+        run: `Run`; its output folder, for `config.json` and the engine's files, is there. What its arguments ask to be
+            made int8 becomes so by `run.settings["quantization"]`; all else is written as it is.
         model: the fp32 model, or what `int8_operators.spell_out` made of an int8 one, in evaluation mode; it is not
             changed.
         exporter: from `exporter_of`.
-        export_format: one of `ENGINES`.
-        output_dir: existing folder for `config.json` and the engine's files.
-        calibration: `passes.Batches` of the calibration features, to write a static int8 model.
-        dynamic: write a dynamic int8 model (ONNX only). Without either, operators are written as they are.
-        settings: how it is made int8, from `settings.quantization_settings(export_format)`.
+        calibration: `passes.Batches` of the calibration features, for static int8.
         tuning: function from a callable as `load_exported` returns to its F1, and the `Batches` that it calls it with,
             if the settings have an accuracy criterion.
 
@@ -79,13 +77,14 @@ def export(model, exporter, export_format, output_dir, calibration=None, dynamic
     """
     from optimum.exporters.onnx import export as export_onnx
 
-    names = list(exporter.inputs)
+    args, settings, names = run.optimization_args, run.settings["quantization"], list(exporter.inputs)
+    dynamic = args.apply_quantization and args.quantization_approach == "dynamic"
 
     def arrays_in(batches):
         return [arrays_of(batches.inputs(rows), names) for rows in batches.by_length()]
 
     batches, trials = calibration and arrays_in(calibration), tuning and Trials(tuning[0], arrays_in(tuning[1]))
-    with written_beside(output_dir) as folder, tempfile.TemporaryDirectory() as workspace:
+    with written_beside(run.output_dir) as folder, tempfile.TemporaryDirectory() as workspace:
         source = Path(workspace) / "model.onnx"
         if is_int8(model.config):
             # From 20 on GELU is one operator, which no rounding keeps ONNX Runtime from finding.
@@ -93,7 +92,7 @@ def export(model, exporter, export_format, output_dir, calibration=None, dynamic
             _look_past_roundings(source)
         else:
             export_onnx(model, exporter, source)
-        _WRITERS[export_format](source, folder, batches, dynamic, dict(settings), trials)
+        _WRITERS[args.export_format](source, folder, batches, dynamic, settings, trials)
         config = copy.deepcopy(model.config)
         if is_int8(config):
             # What INC loads it by; it is INC's no more.

@@ -12,6 +12,7 @@ import os
 from pathlib import Path
 
 from qa.models.loading import WEIGHT_FILES, from_pretrained
+from qa.questions.spans import own_rules
 from qa.start.digests import DIGITS, code_of, digest
 from qa.start.engines import ENGINES
 from qa.start.paths import kind_of
@@ -85,13 +86,12 @@ def made_from(run):
     if waits or "accuracy_criterion" in run.settings.get("quantization", {}):
         inputs["--validation_file or --dataset_name"] = digest(run.examples.get("validation"))
         settings |= {name: (vars(run.data_args) | vars(run.training_args))[name] for name in OF_SCORES}
-    return plain(
-        {
-            "settings": {**settings, **run.settings},
-            "inputs": inputs,
-            "versions": versions(getattr(run.optimization_args, "export_format", None)),
-        }
-    )
+    found = {
+        "settings": {**settings, **run.settings},
+        "inputs": inputs,
+        "versions": versions(getattr(run.optimization_args, "export_format", None)),
+    }
+    return json.loads(json.dumps(found, default=str))  # as it comes back from run.json
 
 
 def versions(export_format=None):
@@ -101,16 +101,10 @@ def versions(export_format=None):
     return {**{name: importlib.metadata.version(name) for name in names}, "code": code_of(*ROOMS)}
 
 
-def plain(value):
-    """Return a value as it comes back from JSON."""
-    return json.loads(json.dumps(value, default=str))
-
-
 def tokenizer_rules(tokenizer):
     """Return all that decides how a fast tokenizer splits text, but for the settings that its last call left there."""
-    rules = json.loads(tokenizer.backend_tokenizer.to_str())
-    rules |= {"truncation": None, "padding": None}
-    return [rules, tokenizer.padding_side, tokenizer.model_input_names]
+    with own_rules(tokenizer) as backend:
+        return [backend.to_str(), tokenizer.padding_side, tokenizer.model_input_names]
 
 
 def weights_of(name, config):

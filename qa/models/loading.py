@@ -134,7 +134,6 @@ def load_model(model_args, config=None, flag="model_name_or_path", name=None, ne
         UsageError: the weights cannot be loaded, are not those of the configuration, or not finite.
     """
     from transformers import AutoConfig, AutoModelForQuestionAnswering
-    from transformers.utils import logging
 
     name = name or model_args.model_name_or_path
     _refuse_missing_weights(flag, name)
@@ -148,13 +147,8 @@ def load_model(model_args, config=None, flag="model_name_or_path", name=None, ne
     if config is None:
         config = from_pretrained(AutoConfig, flag, name, model_args)
         _settle_config(config, flag, name)
-    verbosity = logging.get_verbosity()
-    logging.set_verbosity_error()  # what it says of missing weights in many lines is said below in one
-    try:
-        kwargs = {"config": config, "output_loading_info": True, "ignore_mismatched_sizes": True}
-        model, info = from_pretrained(AutoModelForQuestionAnswering, flag, name, model_args, **kwargs)
-    finally:
-        logging.set_verbosity(verbosity)
+    kwargs = {"config": config, "ignore_mismatched_sizes": True}
+    model, info = _load_quietly(AutoModelForQuestionAnswering, flag, name, model_args, **kwargs)
     missing, encoder = info["missing_keys"], model.base_model.state_dict()
 
     def of_encoder(key):  # which may be named with or without what it is a part of
@@ -191,6 +185,18 @@ def load_model(model_args, config=None, flag="model_name_or_path", name=None, ne
     return model.eval()
 
 
+def _load_quietly(auto_class, flag, name, model_args, **kwargs):
+    """Load a model and what there is to say of its weights, which transformers would print in many lines."""
+    from transformers.utils import logging
+
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity_error()
+    try:
+        return from_pretrained(auto_class, flag, name, model_args, output_loading_info=True, **kwargs)
+    finally:
+        logging.set_verbosity(verbosity)
+
+
 def load_language_model(model_args, model, tokenizer):
     """Load the language model that a question-answering model stands on, in fp32 and evaluation mode.
 
@@ -204,16 +210,10 @@ def load_language_model(model_args, model, tokenizer):
         tokenizer has a token that hides words; else what is in `model` before its own head, and false.
     """
     from transformers import AutoModelForMaskedLM
-    from transformers.utils import logging
 
     if type(model.config) in AutoModelForMaskedLM._model_mapping and tokenizer.mask_token_id is not None:
-        verbosity = logging.get_verbosity()
-        logging.set_verbosity_error()
-        try:
-            flag, name = "model_name_or_path", model_args.model_name_or_path
-            language, info = from_pretrained(AutoModelForMaskedLM, flag, name, model_args, output_loading_info=True)
-        finally:
-            logging.set_verbosity(verbosity)
+        flag, name = "model_name_or_path", model_args.model_name_or_path
+        language, info = _load_quietly(AutoModelForMaskedLM, flag, name, model_args)
         if not info["missing_keys"]:
             return language.eval(), True
     return model.base_model, False

@@ -24,11 +24,11 @@ def check_for_scoring(examples, source, version_2_with_negative):
     """
     refuse_duplicate_ids(examples, source)
     _refuse_missing_answers(examples, source, version_2_with_negative)
-    misplaced = [example["id"] for example in examples if _misplaced_answers(example)]
+    misplaced = [example["id"] for example in examples for _ in _misplaced_answers(example)]
     if misplaced:
         print(
-            f"note: {source}: {_count_misplaced(examples)} {NOT_THERE}, "
-            f"the first in question {misplaced[0]}; they are scored by their text{list_of(misplaced)}"
+            f"note: {source}: {len(misplaced)} {NOT_THERE}, the first in question {misplaced[0]}; they are scored by "
+            f"their text{list_of(list(dict.fromkeys(misplaced)))}"
         )
 
 
@@ -45,8 +45,7 @@ def check_for_training(examples, source, version_2_with_negative):
             exactly one other place.
     """
     _refuse_missing_answers(examples, source, version_2_with_negative)
-    misplaced_count, misplaced = _count_misplaced(examples), []
-    realigned, beyond_repair = 0, []
+    misplaced, realigned, beyond_repair = [], 0, []
     for example in examples:
         for number in _misplaced_answers(example):
             misplaced.append(example["id"])
@@ -59,19 +58,19 @@ def check_for_training(examples, source, version_2_with_negative):
                 beyond_repair.append(example["id"])
     if beyond_repair:
         raise UsageError(
-            f"{source}: {misplaced_count} {NOT_THERE}, and for {len(beyond_repair)} of "
+            f"{source}: {len(misplaced)} {NOT_THERE}, and for {len(beyond_repair)} of "
             f"them the right place cannot be told (the first: question {beyond_repair[0]}); correct the file"
             f"{list_of(beyond_repair)}"
         )
-    if not misplaced_count:
+    if not misplaced:
         return
     outcome = "they were realigned"
-    if realigned < misplaced_count:
+    if realigned < len(misplaced):
         outcome = (
             f"{realigned} were realigned, and training does not look at the others, which are not the first of their "
             "questions"
         )
-    print(f"note: {source}: {misplaced_count} {NOT_THERE}; {outcome}{list_of(misplaced)}")
+    print(f"note: {source}: {len(misplaced)} {NOT_THERE}; {outcome}{list_of(misplaced)}")
 
 
 def _misplaced_answers(example):
@@ -89,10 +88,6 @@ def _misplaced_answers(example):
 def _without_white(text):
     """Take white space off both ends of an answer, which labels have not either; return how much went in front."""
     return text.strip(), len(text) - len(text.lstrip())
-
-
-def _count_misplaced(examples):
-    return sum(len(_misplaced_answers(example)) for example in examples)
 
 
 def is_blank(text):

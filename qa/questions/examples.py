@@ -18,7 +18,7 @@ from qa.questions.answers_as_text import MISSING, ShortenedError, value_of_text
 from qa.questions.checks import check_for_scoring, refuse_blank, refuse_duplicate_ids
 from qa.questions.columns import ExampleError, find_columns, first_named, has_name
 from qa.questions.data_sets import open_data_set
-from qa.questions.files import FileError, kind_of_value, rows_of_file
+from qa.questions.files import kind_of_value, reading, rows_of_file
 from qa.start.errors import UsageError
 
 FILE_FLAGS = {"train": "train_file", "validation": "validation_file", "test": "test_file"}
@@ -89,7 +89,7 @@ def read_examples(path, source, max_samples=None):
 def _examples_of(rows, source, max_samples):
     """Check rows one by one; `rows` yields `(place, row)` with `place` a text such as "line 3"."""
     examples, names, without_id = [], {}, None
-    try:
+    with reading(source):
         for place, row in itertools.islice(rows, max_samples):
             try:
                 if not isinstance(row, dict):
@@ -104,12 +104,6 @@ def _examples_of(rows, source, max_samples):
                     without_id = without_id or place
             except ExampleError as error:
                 raise UsageError(f"{source}, {place}: {error}") from error
-    except FileError as error:
-        raise UsageError(f"{source}{error}") from error
-    except UnicodeDecodeError as error:
-        raise UsageError(f"{source}: not UTF-8 text (byte {error.start}); save the file as UTF-8") from error
-    except OSError as error:
-        raise UsageError(f"{source}: cannot be read: {error.strerror or error}") from error
     if not examples:
         raise UsageError(f"{source}: there is no question in it")
     if without_id:

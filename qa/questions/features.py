@@ -97,10 +97,7 @@ def prepare_features(examples, tokenizer, data_args, cache_dir=None, desc=None):
             cache is damaged.
     """
     settings = {"max_seq_length": data_args.max_seq_length, "doc_stride": data_args.doc_stride}
-    with own_rules(tokenizer):
-        backend = tokenizer.backend_tokenizer
-        backend.no_truncation()  # every call makes its own settings
-        backend.no_padding()
+    with own_rules(tokenizer) as backend:
         versions = (tokenizers.__version__, code_of("questions"))
         rules = (backend.to_str(), tokenizer.padding_side, tokenizer.model_input_names, settings, versions)
     digest = hashlib.sha256(json.dumps(rules).encode())
@@ -176,7 +173,8 @@ def _windows_of(batch, tokenizer, max_seq_length, doc_stride):
     table = {}
     for name in tokenizer.model_input_names:
         if name in columns:
-            values = np.fromiter(columns[name], dtype=_dtype_of(name), count=total)
+            kind = "int32" if name == "input_ids" else "int8"
+            values = np.fromiter(columns[name], dtype=kind, count=total)
             table[name] = pa.ListArray.from_arrays(boundaries, pa.array(values))
     table["example_id"] = batch["id"].take(pa.array(example_of))
     # A null pair for each token that no answer begins or ends with: it takes up no values, and its slot is masked.
@@ -224,10 +222,6 @@ def _refuse_long_questions(ids, questions, tokenizer, max_seq_length, doc_stride
             f"--doc_stride {doc_stride} it may have {max(room - 1, 0)}: raise the first, lower the second or "
             f"shorten the question{list_of(long)}"
         )
-
-
-def _dtype_of(name):
-    return "int32" if name == "input_ids" else "int8"
 
 
 def _first_answers(batch):

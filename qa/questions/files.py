@@ -5,6 +5,7 @@ alone (`pyarrow` for Parquet), so that a bad file is answered before a model is 
 Does not belong here: which column holds what (`columns.py`) and what a row must hold (`examples.py`).
 """
 
+import contextlib
 import csv
 import itertools
 import json
@@ -12,11 +13,25 @@ import re
 from pathlib import Path
 
 from qa.questions.columns import ExampleError, find_columns, first_named, has_name
+from qa.start.errors import UsageError
 from qa.start.paths import is_lfs_pointer
 
 
 class FileError(Exception):
     """The layout of a file is broken; the message starts with the place, whoever catches it adds the file."""
+
+
+@contextlib.contextmanager
+def reading(source):
+    """Turn what goes wrong while rows are read into a `UsageError` that names the source."""
+    try:
+        yield
+    except FileError as error:
+        raise UsageError(f"{source}{error}") from error
+    except UnicodeDecodeError as error:
+        raise UsageError(f"{source}: not UTF-8 text (byte {error.start}); save the file as UTF-8") from error
+    except OSError as error:
+        raise UsageError(f"{source}: cannot be read: {error.strerror or error}") from error
 
 
 def kind_of_value(value):

@@ -16,14 +16,17 @@ WHITE = np.array([place for place in range(0x3001) if chr(place).isspace()])  # 
 
 @contextlib.contextmanager
 def own_rules(tokenizer):
-    """Give a fast tokenizer the truncation and padding back that it came with, which each use of it changes.
+    """Use a fast tokenizer without truncation and padding, and give it back those that it came with.
 
-    They are saved with it: with others, whoever loads what a run wrote would have texts cut.
+    They are saved with it: with others, whoever loads what a run wrote would have texts cut. What is done with it
+    meanwhile may set its own. Yields its backend.
     """
     backend = tokenizer.backend_tokenizer
     truncation, padding = backend.truncation, backend.padding
+    backend.no_truncation()
+    backend.no_padding()
     try:
-        yield
+        yield backend
     finally:
         if truncation is None:
             backend.no_truncation()
@@ -47,10 +50,7 @@ def spans_are_late(tokenizer):
     Raises:
         ValueError: they are wrong in some other way; the message shows a token.
     """
-    with own_rules(tokenizer):
-        backend = tokenizer.backend_tokenizer
-        backend.no_truncation()
-        backend.no_padding()
+    with own_rules(tokenizer) as backend:
         # Some are wrong in the first word alone, and there only where it begins with a piece that they know.
         texts = [first + PROBE[1:] for first in string.ascii_letters]
         encodings = [backend.encode("a", text) for text in texts]

@@ -6,10 +6,10 @@ Does not belong here: file formats (`files.py`), and questions about a text (`ex
 
 import itertools
 
-from qa.questions.columns import ExampleError, first_named
+from qa.questions.columns import first_named
 from qa.questions.data_sets import open_data_set
 from qa.questions.examples import source_of
-from qa.questions.files import FileError, kind_of_value, rows_of_file
+from qa.questions.files import kind_of_value, reading, rows_of_file
 from qa.questions.spans import own_rules
 from qa.start.errors import UsageError
 
@@ -42,7 +42,7 @@ def load_texts(data_args, model_args, splits):
             raise UsageError(f"{source}: there is no such split; found {', '.join(rows_of)}")
         rows = rows_of["train"]()
     texts = {}
-    try:
+    with reading(source):
         for place, row in itertools.islice(rows, data_args.max_train_samples):
             text = first_named(row, "context") if isinstance(row, dict) else row
             if not isinstance(text, str):
@@ -50,12 +50,6 @@ def load_texts(data_args, model_args, splits):
                     f"{source}, {place}: there is no text, but {kind_of_value(text)}; call the column 'text'"
                 )
             texts[text] = None
-    except FileError as error:
-        raise UsageError(f"{source}{error}") from error
-    except UnicodeDecodeError as error:
-        raise UsageError(f"{source}: not UTF-8 text (byte {error.start}); save the file as UTF-8") from error
-    except (ExampleError, OSError) as error:
-        raise UsageError(f"{source}: cannot be read: {error}") from error
     texts = [text for text in texts if text.strip()]
     if not texts:
         raise UsageError(f"{source}: there is no text in it")

@@ -6,13 +6,13 @@ Does not belong here: answering whole files (`evaluation.py`), and showing answe
 """
 
 import importlib.util
-import json
 import os
 import re
 import sys
 import time
 from dataclasses import dataclass
 
+from qa.results.files import read_json
 from qa.start.arguments import DataTrainingArguments, ModelArguments
 from qa.start.engines import ENGINES
 from qa.start.errors import UsageError
@@ -75,7 +75,7 @@ def kind_of_model(folder):
             )
         return kind
     if (folder / "config.json").is_file():
-        config = _read_object(folder / "config.json")
+        config = read_json(folder / "config.json")
         return "compressed" if "int8" in str(config.get("torch_dtype")) or config.get("backend") == "ipex" else "fp32"
     if {"model_name_or_path", "model_revision", "tokenizer_name"} <= settings_of(folder).keys():
         return "original"
@@ -88,20 +88,10 @@ def settings_of(folder):
     Raises:
         UsageError: it cannot be read.
     """
-    settings = _read_object(folder / RUN_FILE).get("answering", {}) if (folder / RUN_FILE).is_file() else {}
+    settings = read_json(folder / RUN_FILE).get("answering", {}) if (folder / RUN_FILE).is_file() else {}
     if not isinstance(settings, dict):
         raise UsageError(f"{folder / RUN_FILE}: answering is {settings!r}; name the output folder of a finished run")
     return settings
-
-
-def _read_object(path):
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UsageError(f"{path} cannot be read ({error}); name the output folder of a finished run") from error
-    if not isinstance(content, dict):
-        raise UsageError(f"{path} holds a {type(content).__name__}; name the output folder of a finished run")
-    return content
 
 
 def prepare_imports(kinds):
@@ -152,7 +142,7 @@ def load(folder, kind, name):
     except Exception as error:  # engines raise anything on a damaged file
         raise UsageError(f"{folder} cannot be loaded: {error}; make it anew") from error
     if kind == "original":
-        made_from = _read_object(folder / RUN_FILE).get("made_from", {})
+        made_from = read_json(folder / RUN_FILE).get("made_from", {})
         if weights_of(source, model.config) != made_from.get("inputs", {}).get("--model_name_or_path"):
             raise UsageError(f"{folder}: {source} is another model now than the one evaluated; evaluate it again")
     known = _known(folder, settings)

@@ -163,7 +163,7 @@ def _library(export_format, int8):
 
 
 def _stage_1(name):
-    """Show how a sparse language model is taught to answer, by the command that made it so."""
+    """Show the command by which a sparse language model is taught to answer."""
     return f"""```bash
 python run_qa.py --model_name_or_path {name} --apply_pruning --pruning_approach pattern_lock --do_train \\
     --train_file train.json --output_dir answers

@@ -11,11 +11,12 @@ from pathlib import Path
 
 from qa.results.files import read_json
 from qa.results.page import command_text, f1_kept, floored, write_comparison_page
-from qa.results.report import METRICS, PLOTS
+from qa.results.report import METRICS
 from qa.results.tables import markdown_table, paired_change, text_table, with_interval
 from qa.start.errors import UsageError
-from qa.start.output import read_run
-from qa.start.paths import check_output_dir, make_output_dir, names_of
+from qa.start.output import PLOTS, read_run
+from qa.start.paths import check_output_dir, names_of
+from qa.start.writing import saving, write_text
 
 COMPARISON_NOTE = (
     "In brackets: 95 % bootstrap intervals. Latency: median of single features. Peak memory: what the model "
@@ -125,19 +126,20 @@ def compare_runs(folders, output_dir):
     for number, run in enumerate(timed):
         run["on_pareto_front"] = number in front
     table = comparison_table(runs)
-    make_output_dir(output_dir)
-    (output_dir / "report.json").write_text(json.dumps({"runs": runs}, indent=2) + "\n", encoding="utf-8")
+    with saving(output_dir):
+        output_dir.mkdir(parents=True, exist_ok=True)
+    write_text(output_dir / "report.json", json.dumps({"runs": runs}, indent=2) + "\n")
     sections = ["# Runs side by side", markdown_table(table), COMPARISON_NOTE]
     if timed:
         from qa.results import plots
 
-        plots.plot_pareto(timed, front, output_dir / PLOTS["pareto"])
+        plots.plot_pareto(timed, output_dir / PLOTS["pareto"])
         sections.append(f"![F1 against latency]({PLOTS['pareto']})")
-    (output_dir / "report.md").write_text("\n\n".join(sections) + "\n", encoding="utf-8")
+    write_text(output_dir / "report.md", "\n\n".join(sections) + "\n")
     print(text_table(table))
     print(COMPARISON_NOTE)
     command = command_text(sys.argv, os.environ)
-    write_comparison_page(runs, reports, front, table, [COMPARISON_NOTE], command, output_dir)
+    write_comparison_page(runs, reports, table, [COMPARISON_NOTE], command, output_dir)
     print(f"open {output_dir / 'report.html'}")
 
 

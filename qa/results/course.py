@@ -10,21 +10,22 @@ from types import SimpleNamespace
 from qa.models.identity import made_from
 from qa.models.loading import check_teacher, load_config_and_tokenizer, load_model
 from qa.questions.examples import load_examples
-from qa.results.files import read_json
+from qa.results.files import read_json, save_results, show_results
 from qa.results.hub import push
 from qa.results.report import drop_report, report_run
+from qa.start.arguments import HUB_NAMES
 from qa.start.digests import digest
 from qa.start.engines import ENGINES
 from qa.start.errors import UsageError
-from qa.start.output import check_checkpoint, check_owner, claim_output_dir, finish
+from qa.start.output import check_checkpoint, check_owner, claim_output_dir, finish, last_checkpoint
 from qa.start.paths import kind_of
 from qa.start.process import is_first_process
-from qa.start.processes import part
+from qa.start.processes import gather, part, wait_for_all
 from qa.start.run import ANSWERING
 
 # Flags whose values may be paths of what a run reads.
 INPUTS = (
-    *("model_name_or_path", "config_name", "tokenizer_name", "teacher_model_name_or_path", "dataset_name"),
+    *HUB_NAMES,
     *("train_file", "validation_file", "test_file", "quantization_config", "pruning_config", "distillation_config"),
     "resume_from_checkpoint",
 )
@@ -148,12 +149,43 @@ def evaluate_as_it_is(run, model, evaluated):
         _finish(run, _scored(run, evaluated), False, source)
 
 
-def training_in(output_dir):
-    """Read what a training left, its state and the sparsity among its metrics; in the first process alone."""
+def checkpoint_of(run):
+    """Return the folder of the checkpoint that the training of a run goes on from, or `None`."""
+    # The first process knows: on another machine its newest files may not be seen yet.
+    return run.training_args.resume_from_checkpoint or gather(last_checkpoint(run.output_dir))[0]
+
+
+def train_and_save(run, trainer, checkpoint, parameters):
+    """Train, and write down the model and what the training came to.
+
+    Args:
+        run: `Run`.
+        trainer: `CompressingTrainer`.
+        checkpoint: from `checkpoint_of`.
+        parameters: how many the model has.
+    """
+    from qa.compression.sparsity import save_sparsity, sparsity_report
+
+    trained = trainer.train(checkpoint)
+    if is_first_process():
+        trainer.save_model(run.output_dir)
+    wait_for_all()
+    metrics = {**trained.metrics, "train_samples": len(run.examples["train"])}
+    if "pruning" in run.settings:
+        sparsity = sparsity_report(trainer.model, parameters)
+        save_sparsity(sparsity, run.output_dir)
+        metrics |= sparsity
+    save_results(metrics, run.output_dir, "train")
+    show_results("train metrics", metrics)
+
+
+def training_in(run):
+    """Read the log entries that a training left, and the sparsity among its metrics; in the first process alone."""
     if not is_first_process():
-        return {"log_history": []}, {}
-    state, metrics = (read_json(Path(output_dir) / name) for name in ("trainer_state.json", "train_results.json"))
-    return state, {name: value for name, value in metrics.items() if name.startswith("sparsity")}
+        return [], {}
+    names = ("trainer_state.json", "train_results.json")
+    state, metrics = (read_json(Path(run.output_dir) / name) for name in names)
+    return state["log_history"], {name: value for name, value in metrics.items() if name.startswith("sparsity")}
 
 
 def conclude(run, loaded, evaluated, steps, kind="compressed", history=(), sparsity=None):
@@ -166,7 +198,7 @@ def conclude(run, loaded, evaluated, steps, kind="compressed", history=(), spars
         steps: dictionary from what was done, a line of Markdown, to the settings of it.
         kind: of the model, as in `measure.measure`, or `encoder` if it answers nothing yet.
         history: log entries of the training (`TrainerState.log_history`).
-        sparsity: of a pruned model, from `pruning.sparsity_report`.
+        sparsity: of a pruned model, from `sparsity.sparsity_report`.
     """
     from qa.results.card import write_card
     from qa.results.evaluation import evaluate_and_report

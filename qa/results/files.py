@@ -36,8 +36,11 @@ def show_results(title, metrics):
 
 
 def read_json(path):
-    """Read a file that a finished run left; a `UsageError` says that it is not one."""
+    """Read a dictionary that a finished run left in a file; a `UsageError` says that it is not one."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise UsageError(f"{path} cannot be read ({error}); name the output folders of finished runs") from error
+        raise UsageError(f"{path} cannot be read ({error}); name the output folder of a finished run") from error
+    if not isinstance(content, dict):
+        raise UsageError(f"{path} holds a {type(content).__name__}; name the output folder of a finished run")
+    return content

@@ -1,7 +1,7 @@
 """A finished run's model on the hub.
 
-Belongs here: seeing before a run that the hub will take its model, and sending it afterwards. Both scripts do it here,
-once, at their end.
+Belongs here: seeing before a run that the hub will take its model, and sending it afterwards, once, at its
+end.
 Does not belong here: the model card (`card.py`).
 """
 

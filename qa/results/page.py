@@ -178,13 +178,12 @@ def write_run_page(report, table, notes, folder):
     )
 
 
-def write_comparison_page(runs, reports, front, table, notes, command, folder):
+def write_comparison_page(runs, reports, table, notes, command, folder):
     """Write `report.html` for runs side by side.
 
     Args:
         runs: as `comparison.side_by_side` returns them.
         reports: dictionary from the name of each run to its report, `None` for those that have none.
-        front: numbers of those `runs` with a latency that are on the Pareto front.
         table: `comparison.comparison_table` of the runs.
         notes: list of sentences.
         command: what laid them side by side.
@@ -199,7 +198,7 @@ def write_comparison_page(runs, reports, front, table, notes, command, folder):
             + (", on the Pareto front" if run["on_pareto_front"] else "")
             for run in timed
         )
-        pictures.append(_picture("F1 against latency", text, plots.plot_pareto, timed, front))
+        pictures.append(_picture("F1 against latency", text, plots.plot_pareto, timed))
     changes = [
         {"run": name, **change}
         for name, report in reports.items()

@@ -5,7 +5,7 @@ when something is drawn. Figures are made without pyplot, so that no display is 
 Does not belong here: measuring (`measure.py`) and choosing what is shown (`report.py`).
 
 Colours are those of Okabe and Ito (2008), which differ for colour-blind readers too; what they tell apart is told
-apart by labels, line styles or markers as well. Every picture is 800 points of type wide: 8 inches.
+apart by labels, line styles or markers as well. Every picture is 8 inches wide.
 """
 
 import numpy as np
@@ -125,32 +125,30 @@ def plot_loss(history, path):
 
 
 @rc_context(STYLE)
-def plot_pareto(points, front, path):
+def plot_pareto(points, path):
     """Draw F1 against latency, the size of a model as the area of its point.
 
     Args:
-        points: list of dictionaries: `name`, `latency_ms` (median, batch of 1), `f1`, `size_mb`, and `f1_interval`,
-            the interval that the paired difference to the original model leaves for F1, or `None`.
-        front: numbers of the points on the Pareto front.
+        points: list of dictionaries: `name`, `latency_ms` (median, batch of 1), `f1`, `f1_interval`, `size_mb` and
+            `on_pareto_front`.
         path: PNG file to write.
     """
     # Room for the labels of many runs.
     figure, axes = _figure(5.4 + 0.25 * max(0, len(points) - 10), columns=1)
     panel = axes[0]
-    order = sorted(front, key=lambda number: points[number]["latency_ms"])
+    front = sorted((point for point in points if point["on_pareto_front"]), key=lambda point: point["latency_ms"])
     panel.plot(
-        [points[number]["latency_ms"] for number in order],
-        [points[number]["f1"] for number in order],
+        [point["latency_ms"] for point in front],
+        [point["f1"] for point in front],
         color=OKABE_ITO[0],
         linestyle="--",
         label="Pareto front: no other run is both faster and better",
     )
     largest = max(point["size_mb"] for point in points)
-    for number, point in enumerate(points):
+    for point in points:
         place = (point["latency_ms"], point["f1"])
-        if point["f1_interval"] is not None:
-            panel.plot([place[0]] * 2, point["f1_interval"], color=GREY, linewidth=1)
-        colour = OKABE_ITO[0] if number in front else OKABE_ITO[4]
+        panel.plot([place[0]] * 2, point["f1_interval"], color=GREY, linewidth=1)
+        colour = OKABE_ITO[0] if point["on_pareto_front"] else OKABE_ITO[4]
         panel.scatter(*place, s=LARGEST_AREA * point["size_mb"] / largest, color=colour, alpha=0.75, edgecolor="black")
     panel.set(
         title="F1 against latency, area of a point: size on disk",

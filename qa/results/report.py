@@ -16,18 +16,12 @@ from pathlib import Path
 from qa.results.files import read_json
 from qa.results.page import command_text, context_pieces, write_run_page
 from qa.results.tables import markdown_table, paired_change, text_table, with_interval, with_percent
-from qa.start.output import REPORT_FILES
+from qa.start.output import PLOTS, REPORT_FILES
 from qa.start.processor import processor
+from qa.start.writing import write_text
 
 # Changed answers that report.md shows; report.json holds all of them.
 SHOWN_CHANGES = 50
-PLOTS = {
-    "scores": "report_scores.png",
-    "cost": "report_cost.png",
-    "sparsity": "report_sparsity.png",
-    "loss": "report_loss.png",
-    "pareto": "report_pareto.png",
-}
 METRICS = {"f1": "F1 (%)", "exact_match": "exact match (%)"}
 
 
@@ -43,7 +37,7 @@ def report_run(run, prepared, answers, kind=None, history=(), sparsity=None):
         answers: `Answers` to them of the model that the run made or evaluated.
         kind: of the model that the run made, as in `measure.measure`; `None` if it evaluated the original.
         history: log entries of the training (`TrainerState.log_history`).
-        sparsity: of a pruned model, from `pruning.sparsity_report`.
+        sparsity: of a pruned model, from `sparsity.sparsity_report`.
 
     Returns:
         Metrics of the original model by name, or `None` where it has no trained head to be scored.
@@ -55,7 +49,6 @@ def report_run(run, prepared, answers, kind=None, history=(), sparsity=None):
     from qa.models.loading import called, is_int8, load_model
     from qa.models.passes import Batches
     from qa.results.evaluation import evaluate_model, model_size_mb
-    from qa.results.files import save_results
     from qa.results.measure import measure, timed_rows
 
     examples, features, batches = prepared.examples, prepared.features, prepared.batches
@@ -77,7 +70,7 @@ def report_run(run, prepared, answers, kind=None, history=(), sparsity=None):
 
     # As at the run's start: an untrained head is drawn the same. (transformers' set_seed imports IPEX.)
     torch.manual_seed(seed)
-    evaluated, answers_before = [output_dir], answers
+    metrics, answered = [read_json(output_dir / "eval_results.json")], [answers]
     with tempfile.TemporaryDirectory() as folder:
         if is_int8(run.config):
             name = run.model_args.model_name_or_path
@@ -94,11 +87,10 @@ def report_run(run, prepared, answers, kind=None, history=(), sparsity=None):
             size_mb = read_json(output_dir / "all_results.json")["model_size_mb"]
             models["result"] = {"size_mb": size_mb, **cost(kind, output_dir, batches.multiple)}
             device, plain = run.training_args.device, replace(prepared, batches=batches_of(batches.batch_size))
-            metrics, answers_before = evaluate_model(original.to(device), plain, data_args, folder, "eval", device)
-            save_results(metrics, folder, "eval")
-            evaluated.insert(0, Path(folder))
-        metrics = [read_json(place / "eval_results.json") for place in evaluated]
-        scores = [question_scores(examples, place, data_args) for place in evaluated]
+            before = evaluate_model(original.to(device), plain, data_args, folder, "eval", device)
+            metrics.insert(0, before[0])
+            answered.insert(0, before[1])
+    scores = [question_scores(examples, each, data_args) for each in answered]
     for model, entry in zip(models.values(), compare_scores(metrics, scores, seed), strict=True):
         model.update(entry)
     name = run.model_args.model_name_or_path
@@ -118,19 +110,19 @@ def report_run(run, prepared, answers, kind=None, history=(), sparsity=None):
             for entry in history
             if "loss" in entry
         ],
-        "changed_answers": changed_answers(examples, answers_before, answers, scores[-1][:, 0] - scores[0][:, 0]),
+        "changed_answers": changed_answers(examples, answered[0], answers, scores[-1][:, 0] - scores[0][:, 0]),
         "command": command_text(sys.argv, os.environ),
     }
     write_report(report, output_dir)
     return None if report["untrained_head"] else metrics[0]
 
 
-def question_scores(examples, folder, data_args):
+def question_scores(examples, answers, data_args):
     """Score each question by itself.
 
     Args:
         examples: `datasets.Dataset` with `id` and `answers`.
-        folder: where an evaluation left `eval_predictions.json`, and for SQuAD 2.0 `eval_null_odds.json`.
+        answers: `Answers` to them.
         data_args: `DataTrainingArguments` of the evaluation.
 
     Returns:
@@ -140,16 +132,14 @@ def question_scores(examples, folder, data_args):
 
     from qa.questions.squad_metric import squad_scores, squad_v2_scores
 
-    texts = read_json(folder / "eval_predictions.json")
-    null_odds = read_json(folder / "eval_null_odds.json") if data_args.version_2_with_negative else None
     rows = []
-    for identifier, answers in zip(examples["id"], examples["answers"], strict=True):
-        text, golds = {identifier: texts[identifier]}, {identifier: answers["text"]}
-        if null_odds is None:
+    for identifier, golds in zip(examples["id"], examples["answers"], strict=True):
+        text, golds = {identifier: answers.predictions[identifier]}, {identifier: golds["text"]}
+        if answers.null_odds is None:
             scored = squad_scores(text, golds)
             rows.append((scored["f1"], scored["exact_match"]))
         else:
-            scored = squad_v2_scores(text, golds, null_odds, data_args.null_score_diff_threshold)
+            scored = squad_v2_scores(text, golds, answers.null_odds, data_args.null_score_diff_threshold)
             rows.append((scored["f1"], scored["exact"]))
     return np.array(rows)
 
@@ -241,7 +231,7 @@ def write_report(report, folder):
         plots.plot_sparsity(report["sparsity_per_op"], report["sparsity"], folder / PLOTS["sparsity"])
     if report["loss"]:
         plots.plot_loss(report["loss"], folder / PLOTS["loss"])
-    (folder / "report.json").write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+    write_text(folder / "report.json", json.dumps(report, indent=2) + "\n")
 
     table, notes = report_table(report), report_notes(report)
     print("***** report *****")
@@ -263,7 +253,7 @@ def write_report(report, folder):
         sections += ["## Changed answers", markdown_table(rows)]
         if len(changes) > SHOWN_CHANGES:
             sections.append(f"The other {len(changes) - SHOWN_CHANGES} are in report.json.")
-    (folder / "report.md").write_text("\n\n".join(sections) + "\n", encoding="utf-8")
+    write_text(folder / "report.md", "\n\n".join(sections) + "\n")
     write_run_page(report, table, notes, folder)
     print(f"open {folder / 'report.html'}")
 

@@ -10,35 +10,26 @@ from qa.models.compressed import is_torchscript
 from qa.models.engine_runs import LOGITS
 
 
-def largest_difference(model, other, inputs, names=LOGITS):
-    """Return the largest absolute difference between the start and end logits of two models on one batch.
+def verify(model, loaded, inputs, tolerance, names=LOGITS):
+    """Print whether a loaded model gives the logits of the one in memory, and end the process with 1 if it does not.
 
     Args:
-        model, other: callables as in `passes.predict_logits`.
+        model, loaded: callables as in `passes.predict_logits`.
         inputs: dictionary of `(b, l)` int64 tensors.
+        tolerance: largest absolute difference of start and end logits that passes.
         names: of other outputs, to be compared in place of the logits.
     """
     import torch
 
     with torch.inference_mode():
-        if is_torchscript(other):
+        if is_torchscript(loaded):
             # It fuses its int8 operators after the first call, which runs without them.
-            model(**inputs), other(**inputs)
-        outputs, others = model(**inputs), other(**inputs)
-    return max(
+            model(**inputs), loaded(**inputs)
+        outputs, others = model(**inputs), loaded(**inputs)
+    difference = max(
         float((torch.as_tensor(outputs[name]).float() - torch.as_tensor(others[name]).float()).abs().max())
         for name in names
     )
-
-
-def verify(model, loaded, inputs, tolerance, names=LOGITS):
-    """Print whether a loaded model gives the logits of the one in memory, and end the process with 1 if it does not.
-
-    Args:
-        model, loaded, inputs, names: as in `largest_difference`.
-        tolerance: largest difference that passes.
-    """
-    difference = largest_difference(model, loaded, inputs, names)
     what = "logit " if names == LOGITS else ""
     _conclude(f"largest {what}difference {difference:.3g}, tolerance {tolerance:.3g}", difference <= tolerance)
 

@@ -11,6 +11,7 @@ from dataclasses import fields
 from importlib.util import find_spec
 
 from qa.corrections.accelerate import VARIABLE
+from qa.start.arguments import HUB_NAMES
 from qa.start.errors import UsageError
 from qa.start.paths import kind_of
 from qa.start.processor import processor
@@ -177,10 +178,9 @@ def _conditions_of_ours(run, trains):
     quantizes = getattr(optimization_args, "apply_quantization", False)
     static = quantizes and not trains and getattr(optimization_args, "quantization_approach", "static") == "static"
     saves = trains or quantizes or hasattr(optimization_args, "export_format")
-    teacher = getattr(optimization_args, "teacher_model_name_or_path", None)
     of_bf16 = "--do_train" if hasattr(optimization_args, "apply_pruning") else "--apply_quantization"
-    of_models = (model_args.model_name_or_path, model_args.config_name, model_args.tokenizer_name, teacher)
-    on_hub = any(name is not None and kind_of(name) is None for name in (*of_models, data_args.dataset_name))
+    names = map((vars(model_args) | vars(data_args) | vars(optimization_args)).get, HUB_NAMES)
+    on_hub = any(name is not None and kind_of(name) is None for name in names)
     return {
         "model_revision": (on_hub, "a model on the hub"),
         "use_auth_token": (on_hub, "a model or a data set on the hub"),

@@ -35,10 +35,8 @@ _LOCKS = {}
 SEEN_AFTER = 70
 # What is written of answers, for each split.
 ANSWERS = ("predictions", "nbest_predictions", "null_odds")
-REPORT_FILES = (
-    *(f"report.{kind}" for kind in ("json", "md", "html")),
-    *(f"report_{plot}.png" for plot in ("scores", "cost", "sparsity", "loss", "pareto")),
-)
+PLOTS = {plot: f"report_{plot}.png" for plot in ("scores", "cost", "sparsity", "loss", "pareto")}
+REPORT_FILES = (*(f"report.{kind}" for kind in ("json", "md", "html")), *PLOTS.values())
 # What a run may write, by name.
 WRITTEN = (
     RUN_FILE,

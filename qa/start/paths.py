@@ -54,16 +54,3 @@ def check_output_dir(path):
         raise UsageError(
             f"--output_dir {path}: {existing} cannot be written to ({error.strerror}); name another folder"
         ) from error
-
-
-def make_output_dir(path):
-    """Create the output folder, if need be, and return its path.
-
-    Raises:
-        UsageError: it cannot be created.
-    """
-    try:
-        Path(path).mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UsageError(f"--output_dir {path} cannot be made: {error.strerror}; name another folder") from error
-    return path

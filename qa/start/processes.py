@@ -4,7 +4,7 @@ torchrun or accelerate starts them, and transformers connects them when it reads
 between GPUs). A process without others has all parts itself, and waits for nobody.
 
 Belongs here: sharing work out, and the exchanges that this takes.
-Does not belong here: gradients, which torch exchanges (`trainer_qa.py`), and the end of a run in which one process
+Does not belong here: gradients, which torch exchanges, and the end of a run in which one process
 fails (`command.py`).
 """
 

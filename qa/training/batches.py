@@ -8,6 +8,7 @@ import itertools
 import math
 
 import torch
+from torch.nn.functional import pad
 from transformers.data.data_collator import pad_without_fast_tokenizer_warning
 from transformers.trainer_pt_utils import LengthGroupedSampler
 
@@ -37,7 +38,6 @@ class FeatureCollator:
     def __call__(self, features):
         """Return a dictionary of tensors: `(b, l)` inputs, `(b,)` labels, `(b, 2, l)` float32 `teacher_logits`."""
         names = [name for name in self.tokenizer.model_input_names if name in features[0]]
-        lengths = [len(feature["input_ids"]) for feature in features]
         batch = pad_without_fast_tokenizer_warning(
             self.tokenizer,
             [{name: feature[name] for name in names} for feature in features],
@@ -49,15 +49,10 @@ class FeatureCollator:
         width = batch["input_ids"].shape[1]
         for name in filter(features[0].__contains__, LABELS):
             batch[name] = torch.tensor([feature[name] for feature in features])
-        if "teacher_logits" in features[0]:
-            logits = torch.full((len(features), 2, width), MASKED_LOGIT)
-            for row, feature in enumerate(features):
-                logits[row, :, : lengths[row]] = torch.tensor(feature["teacher_logits"])
-            batch["teacher_logits"] = logits
-        if TEACHER_TYPES in features[0]:
-            types = [torch.tensor(feature[TEACHER_TYPES]) for feature in features]
-            types = torch.nn.utils.rnn.pad_sequence(types, batch_first=True)
-            batch[TEACHER_TYPES] = torch.nn.functional.pad(types, (0, width - types.shape[1]))
+        for name, filling in (("teacher_logits", MASKED_LOGIT), (TEACHER_TYPES, 0)):
+            if name in features[0]:
+                rows = [torch.tensor(feature[name]) for feature in features]
+                batch[name] = torch.stack([pad(row, (0, width - row.shape[-1]), value=filling) for row in rows])
         return dict(batch)
 
     def resized(self, batch, width):
@@ -69,7 +64,7 @@ class FeatureCollator:
         }
         more = width - batch["input_ids"].shape[1]
         return {
-            name: values if name in LABELS else torch.nn.functional.pad(values, (0, more), value=padding.get(name, 0))
+            name: values if name in LABELS else pad(values, (0, more), value=padding.get(name, 0))
             for name, values in batch.items()
         }
 

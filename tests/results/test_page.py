@@ -219,7 +219,7 @@ def pages(tmp_path_factory):
     runs += [{"name": MARKUP, **run_numbers(70.0, 9.0, 30.0, -10.0)}, {"name": "unreported", "f1": 60.0}]
     reports = {"int8": made, MARKUP: report(CHANGES[:1], 70.0, 9.0), "unreported": None}
     table = comparison_table(runs)
-    write_comparison_page(runs, reports, {0, 1}, table, ["A note."], "python report_qa.py", place / "several")
+    write_comparison_page(runs, reports, table, ["A note."], "python report_qa.py", place / "several")
     return place
 
 

@@ -125,10 +125,11 @@ def test_no_two_labels_of_the_pareto_picture_overlap(places, tmp_path, monkeypat
             "f1": f1,
             "size_mb": size,
             "f1_interval": [f1 - 4, f1 + 4],
+            "on_pareto_front": number == 0,
         }
         for number, (latency, f1, size) in enumerate(places)
     ]
-    plots.plot_pareto(points, {0}, tmp_path / "pareto.png")
+    plots.plot_pareto(points, tmp_path / "pareto.png")
     boxes = [label.get_window_extent() for label in labels]
     assert len(boxes) == len(places)
     assert not [pair for pair in combinations(range(len(boxes)), 2) if boxes[pair[0]].overlaps(boxes[pair[1]])]
