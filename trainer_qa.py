@@ -107,19 +107,16 @@ class QuestionAnsweringINCTrainer(CompressingTrainer):
         metrics.update(speed_metrics(prefix, begin, num_samples=count, num_steps=steps))
         return PredictionOutput(predictions=predictions, label_ids=labels, metrics=metrics)
 
-    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+    def _loss_of(self, model, inputs):
         """Mix the loss on the labels with the distillation loss, by the weights of INC's criterion.
 
         Padding takes no part in the distillation loss, so that neither the batch's width nor whether the teacher's
         logits come from a live teacher or from `teacher_logits` makes a difference.
         """
-        weight = 1.0
-        if self.args.world_size > 1:
-            inputs, weight = self._as_part_of_step(inputs)
         teacher_logits = inputs.pop("teacher_logits", None)
         states = {"output_hidden_states": True} if self.intermediate else {}
         outputs = model(**{name: values for name, values in inputs.items() if name != TEACHER_TYPES}, **states)
-        loss = outputs["loss"]
+        loss, parts = outputs["loss"], []
         if self.distillation_config is not None:
             if teacher_logits is None:
                 teacher = self.distillation_config.teacher_model.to(loss.device)
@@ -147,7 +144,4 @@ class QuestionAnsweringINCTrainer(CompressingTrainer):
                 hidden = (outputs["hidden_states"], taught["hidden_states"])
                 parts.append(compare(*hidden, inputs["attention_mask"]))
                 loss = loss + share * parts[-1]
-            self._loss_parts.append(weight * torch.stack(parts).detach())
-        loss = weight * loss
-        outputs["loss"] = loss
-        return (loss, outputs) if return_outputs else loss
+        return loss, parts, outputs

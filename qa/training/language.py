@@ -86,11 +86,9 @@ class LanguageINCTrainer(CompressingTrainer):
             ]
         return scheduler
 
-    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+    def _loss_of(self, model, inputs):
         """Return the loss, see the class; no neuron is dropped out, since the teacher's are not either."""
-        weight, labels = 1.0, None
-        if self.args.world_size > 1:
-            inputs, weight = self._as_part_of_step(inputs)
+        labels = None
         if self.guesses:
             inputs, labels = mask_tokens(inputs, self.tokenizer, self.model.config.vocab_size)
         model.eval()
@@ -108,7 +106,4 @@ class LanguageINCTrainer(CompressingTrainer):
         if self.guesses:
             # A batch may have no word to be guessed; its mean is not a number then.
             parts.append(torch.nan_to_num(outputs["loss"].float()))
-        self._loss_parts.append(weight * torch.stack(parts).detach())
-        loss = weight * sum(parts)
-        outputs["loss"] = loss
-        return (loss, outputs) if return_outputs else loss
+        return sum(parts), parts, outputs

@@ -66,7 +66,10 @@ def _restore_random_state(state):
 
 
 class CompressingTrainer(INCTrainer):
-    """`INCTrainer` that a kill does not cost anything; subclasses have a `compute_loss`.
+    """`INCTrainer` that a kill does not cost anything.
+
+    Subclasses have `_loss_of(model, inputs)`, which returns the loss of a batch, the list of its parts, as many as
+    `LOSS_PARTS` or none, and the model's outputs.
 
     Args:
         calibration: `Batches` of training features that activation ranges are taken from (quantization only); some
@@ -214,7 +217,7 @@ class CompressingTrainer(INCTrainer):
         _restore_random_state(self._progress["random"][self.args.process_index])
 
     def log(self, logs, *args, **kwargs):
-        """Log the parts of a distilled student's loss beside `loss`, as means over the batches since the last log."""
+        """Log the parts of a loss beside `loss`, as means over the batches since the last log."""
         if "train_loss" in logs:  # at the end; what came since the last log is that of this process
             losses = gather(logs["train_loss"])
             logs["train_loss"] = sum(losses) / len(losses)
@@ -236,6 +239,17 @@ class CompressingTrainer(INCTrainer):
         with written_beside(output_dir) as folder:
             super()._save(str(folder), state_dict)
         drop_stale_weights(output_dir)
+
+    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+        """Return the loss of a batch, weighted where several processes share a step, as `Trainer` does."""
+        weight = 1.0
+        if self.args.world_size > 1:
+            inputs, weight = self._as_part_of_step(inputs)
+        loss, parts, outputs = self._loss_of(model, inputs)
+        if parts:
+            self._loss_parts.append(weight * torch.stack(parts).detach())
+        outputs["loss"] = weight * loss
+        return (outputs["loss"], outputs) if return_outputs else outputs["loss"]
 
     def _as_part_of_step(self, inputs):
         """Make a batch the part that it is of one large batch, so that processes learn what one would.
