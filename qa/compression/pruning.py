@@ -12,6 +12,7 @@ import torch
 from neural_compressor import WeightPruningConfig
 from neural_compressor.compression.pruner.schedulers import IterativeScheduler, register_scheduler
 
+from qa.compression.schedule import is_locked
 from qa.compression.sparsity import answer_head, prunable_weights, unused_linears
 from qa.start.errors import UsageError
 
@@ -20,12 +21,16 @@ from qa.start.errors import UsageError
 class Scheduler(IterativeScheduler):
     """INC's schedules, and the cubic one of Zhu and Gupta (2017, arXiv:1710.01878): fast first, while much is left.
 
-    INC's own `cube` is the other way round: it takes half of the weights in the last fifth of the steps.
+    INC's own `cube` is the other way round: it takes half of the weights in the last fifth of the steps. All of them
+    go on from `there`, the share of zeros that `keep_zeros` found.
     """
+
+    there = 0.0
 
     def update_sparsity_ratio(
         self, target_ratio, current_prune_step, total_prune_steps, masks, init_sparsity_ratio=0.0
     ):
+        init_sparsity_ratio = init_sparsity_ratio or self.there
         if self.config.sparsity_decay_type != "cubic":
             return super().update_sparsity_ratio(
                 target_ratio, current_prune_step, total_prune_steps, masks, init_sparsity_ratio
@@ -108,6 +113,26 @@ def check_pruners(pruners):
                 f"the model has {share:.4f} zeros already, more than the {target:g} of --target_sparsity; ask for "
                 "more, or keep them with --pruning_approach pattern_lock"
             )
+
+
+def keep_zeros(pruner):
+    """Let a pruner go on from the zeros, or blocks of them, that its operators have; INC's begins with none.
+
+    Else all zeros of a sparse model would come back before the sparsity grows beyond theirs.
+
+    Args:
+        pruner: from the callbacks of INC's compression manager, before the training. Nothing happens to one of a
+            pattern N:M, which allows no other share than its own.
+    """
+    pattern = pruner.pattern
+    if is_locked(pruner.config) or ":" in pattern.pattern:
+        return
+    masks = pattern.get_pattern_lock_masks(pruner.modules)
+    if share := pattern.get_sparsity_ratio(masks):
+        for name in ("masks", "pre_masks", "progressive_masks"):  # the latter two are progressive pruners' own
+            if hasattr(pruner, name):
+                setattr(pruner, name, copy.deepcopy(masks))
+        pruner.init_sparsity_ratio = pruner.current_sparsity_ratio = pruner.scheduler.there = share
 
 
 def scores_by_gradients(pruner):

@@ -22,7 +22,7 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from transformers.utils import SAFE_WEIGHTS_NAME
 
 from qa.compression.fake_quant import calibrate_observers, observe_together, rest_embeddings
-from qa.compression.pruning import check_pruners, pruner_state, restore_pruner, scores_by_gradients
+from qa.compression.pruning import check_pruners, keep_zeros, pruner_state, restore_pruner, scores_by_gradients
 from qa.corrections.accelerate import mixed_precision
 from qa.corrections.inc import align_weight_quantizers, count_masks_once, loading_instructions
 from qa.corrections.torch_training import fast_steps
@@ -92,6 +92,7 @@ class CompressingTrainer(INCTrainer):
         self.calibration = calibration
         check_pruners(self._pruners)
         for pruner in self._pruners:
+            keep_zeros(pruner)
             count_masks_once(pruner)
         self.add_callback(BeforeConversion(self))
         self.add_callback(SameTwice)

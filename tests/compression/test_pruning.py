@@ -9,7 +9,7 @@ from qa.start.errors import UsageError
 with without_ipex():
     from neural_compressor import training
 
-    from qa.compression.pruning import check_pruners, pruning_config
+    from qa.compression.pruning import check_pruners, keep_zeros, pruning_config
     from qa.compression.sparsity import answer_head, prunable_weights
 
 
@@ -75,6 +75,42 @@ def test_what_the_model_cannot_do_is_a_line(settings, zeros, words):
 @pytest.mark.parametrize(("settings", "zeros"), [({}, 0.0), ({}, 0.5), (LOCK, 0.1)])
 def test_what_the_model_can_do_passes(settings, zeros):
     check_pruners(pruners_for(settings, model_of(zeros=zeros)))
+
+
+@pytest.mark.parametrize("decay", ["cubic", "exp", "linear"])
+@pytest.mark.parametrize(
+    ("kind", "pattern"),
+    [
+        *(("magnitude", "1x1"), ("snip_momentum", "1x1"), ("gradient", "1x1"), ("magnitude", "4x1")),
+        *(("snip_momentum_progressive", "4x1"), ("magnitude_progressive", "4x1")),
+    ],
+)
+def test_zeros_that_are_there_stay_and_sparsity_goes_on_from_them(kind, pattern, decay):
+    model, generator = model_of(), torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for layer in model["body"]:
+            layer.weight[:8] = 0.0  # half of the blocks of four rows
+    settings = {"pruning_type": kind, "pattern": pattern, "sparsity_decay_type": decay, "target_sparsity": 0.75}
+    settings |= {"start_step": 3, "end_step": 26, "pruning_frequency": 4}
+    callbacks = training.prepare_compression(model, confs=pruning_config(settings, model)).callbacks
+    for pruner in callbacks.callbacks_list[0].pruners:
+        keep_zeros(pruner)
+    shares, body = [], [layer.weight for layer in model["body"]]
+    for step in range(30):
+        callbacks.on_step_begin(step)
+        for weight in model.parameters():
+            weight.grad = torch.randn(weight.shape, generator=generator)
+        callbacks.on_before_optimizer_step()
+        with torch.no_grad():
+            for weight in model.parameters():
+                weight -= 0.01 * weight.grad
+        callbacks.on_after_optimizer_step()
+        # By gradients alone any weight may have its turn, by size a zero has none.
+        assert kind == "gradient" or all(not weight[:8].any() for weight in body)
+        shares.append(sum(int((weight == 0).sum()) for weight in body) / 1024)
+    assert shares[:3] == [0.5] * 3 and shares == sorted(shares)
+    assert shares[-1] == pytest.approx(0.75, abs=0.001)
+    assert len(set(shares)) > 3
 
 
 def test_a_cubic_schedule_takes_most_at_first():
