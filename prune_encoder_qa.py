@@ -47,7 +47,10 @@ GROWTH = 0.5
 OF_QUESTIONS = (
     *("do_eval", "do_predict", "validation_file", "test_file", "doc_stride", "n_best_size", "max_answer_length"),
     *("version_2_with_negative", "null_score_diff_threshold", "overwrite_cache", "preprocessing_num_workers"),
+    *("max_eval_samples", "max_predict_samples", "eval_strategy", "evaluation_strategy", "eval_steps", "report"),
 )
+# What looks for layers in training mode, in which they would drop neurons out.
+OF_DROPOUT = ("gradient_checkpointing", "neftune_noise_alpha")
 
 
 @dataclass
@@ -93,9 +96,12 @@ def prune(model, sparsity):
 def settle_training(run):
     """Find out whether there is a training, refuse what goes with none, and tell the training's arguments."""
     data_args, training_args, optimization_args = run.data_args, run.training_args, run.optimization_args
-    for flag in OF_QUESTIONS:
-        if flag in optimization_args.given and (getattr(data_args, flag, None) or getattr(training_args, flag, None)):
-            raise UsageError(f"--{flag} is about questions, and no question is answered here; leave it out")
+    values = vars(data_args) | vars(training_args) | vars(optimization_args)
+    asked = [flag for flag in optimization_args.given if values.get(flag) not in (None, False, 0, "no")]
+    for flag in filter(asked.__contains__, OF_QUESTIONS):
+        raise UsageError(f"--{flag} is about questions, and no question is answered here; leave it out")
+    for flag in filter(asked.__contains__, OF_DROPOUT):
+        raise UsageError(f"--{flag} does nothing to a model that trains without dropout, as here; leave it out")
     if training_args.use_ipex:
         raise UsageError("--use_ipex is for run_qa_post_training.py; leave it out here")
     check_growth(optimization_args)
@@ -112,6 +118,8 @@ def settle_training(run):
                 f"--{flag} is for a training, and without text, or with --steps 0, the smallest weights go at once; "
                 "leave it out"
             )
+    if steps is not None and "max_steps" in optimization_args.given:
+        raise UsageError("--steps and --max_steps say the same; give one of them")
     if steps:
         training_args.max_steps = steps
 
@@ -150,10 +158,13 @@ def train(run, model, teacher, windows, guesses):
 
 def prune_at_once(run, model):
     """Set weights to zero without training, and save the model."""
-    from qa.compression.sparsity import sparsity_report
+    from qa.compression.sparsity import sparsity, sparsity_report
     from qa.results.files import save_results
 
-    prune(model, run.optimization_args.target_sparsity)
+    target, there = run.optimization_args.target_sparsity, sparsity(model)
+    if there > target + 0.001:
+        raise UsageError(f"the model has {there:.4f} zeros already, more than the {target:g} of --target_sparsity")
+    prune(model, target)
     with saving(run.output_dir):
         model.save_pretrained(run.output_dir)
         run.tokenizer.save_pretrained(run.output_dir)
@@ -186,6 +197,7 @@ def main():
 
     with without_ipex():
         from qa.compression.sparsity import prunable_weights, sparsity_report
+        from qa.models.inputs import columns_taken, needs_mask
         from qa.training.batches import check_batches, steps_of_training
 
     model, guesses = load_language_model(run.model_args, load_base_model(run, needs_head=None), run.tokenizer)
@@ -193,6 +205,7 @@ def main():
         name = run.model_args.model_name_or_path
         raise UsageError(f"--model_name_or_path {name} uses no linear operator; there is none to prune")
     if training:
+        needs_mask(run.tokenizer, run.model_args.model_name_or_path)
         windows = text_windows(run.examples["train"], run.tokenizer, run.data_args.max_seq_length)
         check_batches(training_args, len(windows))
         steps = steps_of_training(training_args, len(windows))
@@ -208,7 +221,8 @@ def main():
     loaded = load_model(ModelArguments(run.output_dir), needs_head=None)
     if optimization_args.verify_loading and is_first_process() and not done:
         inputs = {"input_ids": model.dummy_inputs["input_ids"]}
-        inputs["attention_mask"] = torch.ones_like(inputs["input_ids"])
+        for column in columns_taken(model, ["attention_mask"]):
+            inputs[column] = torch.ones_like(inputs["input_ids"])
         verify(model.base_model, loaded.base_model, inputs, 0.0, ("last_hidden_state",))
     history = training_in(run)[0] if training else ()
     report = sparsity_report(loaded, loaded.base_model.num_parameters())

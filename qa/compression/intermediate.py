@@ -107,13 +107,13 @@ def watch_values(model):
     return values
 
 
-def relation_loss(states, teacher_states, mask, pairs, heads):
+def relation_loss(states, teacher_states, mask, pairs, heads=None, width=None):
     """Compare how the tokens of a text resemble each other (Wang et al. 2021, arXiv:2012.15828), whatever the widths.
 
     Args:
         states, teacher_states: sequences of `(b, l, width)` tensors, a width for each of the two.
         mask, pairs: as in `intermediate_loss`.
-        heads: parts that the tokens are compared in.
+        heads: parts that the tokens are compared in; if it is `None`, as many as have a `width`.
 
     Returns:
         The mean over pairs, heads and tokens of the divergence (KL) of the student's relations from the teacher's.
@@ -123,7 +123,7 @@ def relation_loss(states, teacher_states, mask, pairs, heads):
     for ours, theirs in pairs:
         scores = []
         for each in (states[ours], teacher_states[theirs]):
-            parts = each.unflatten(-1, (heads, -1)).transpose(1, 2)
+            parts = each.unflatten(-1, (heads or -1, width or -1)).transpose(1, 2)
             products = (parts @ parts.transpose(-1, -2)).float() / math.sqrt(parts.shape[-1])
             scores.append(products.masked_fill(~tokens[:, None, None, :], -1e9).log_softmax(dim=-1))
         divergence = torch.nn.functional.kl_div(*scores, log_target=True, reduction="none").sum(dim=-1)

@@ -137,7 +137,7 @@ def fit_schedule(settings, steps_per_epoch, last_step, growth=1.0):
         settings: from `merge_flags`; left as it is.
         steps_per_epoch: optimizer steps of an epoch.
         last_step: optimizer steps of the whole training.
-        growth: share of these in which sparsity grows, where no end is given.
+        growth: share of those after the start in which sparsity grows, where no end is given.
 
     Returns:
         Keyword arguments for `WeightPruningConfig`.
@@ -167,7 +167,7 @@ def _fitted(pruner, steps_per_epoch, last_step, growth):
             pruner[key.replace("epoch", "step")] = round(pruner.pop(key) * steps_per_epoch)
     start, end = pruner["start_step"], pruner["end_step"]
     if end is None:
-        end = max(start + 1, round(growth * last_step))
+        end = max(start + 1, start + round(growth * (last_step - start)))
     # INC sees the steps 0 to last_step - 1, and what is due later never happens.
     end = min(end, last_step - 1)
     if pruner["pruning_type"].endswith("_progressive"):

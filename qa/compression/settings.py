@@ -258,11 +258,13 @@ def settings_for_pruning(optimization_args):
         "channels": slim.get("ffn2_sparsity", 0.0) if channels is None else channels,
     }
     zeros = {"target_sparsity", "pruning_approach"} & given
-    if args.pruning_config is not None:
+    if "pruning_config" in given:
         zeros = zeros or "target_sparsity" in settings or settings["pruning_configs"]
     elif args.pruning_approach.endswith("_progressive"):
         settings["pattern"] = "4x1"  # single weights are no blocks that could be filled little by little
     found = {"slimming": shares} if any(shares.values()) else {}
+    if found and not zeros and (when := sorted({"start_step", "end_step"} & given)):
+        raise UsageError(f"--{when[0]} is about zeros, and nothing asks for any; give --target_sparsity as well")
     if zeros or not found:
         flags = {key: getattr(args, key) for key in ("target_sparsity", "start_step", "end_step")}
         won = flags.keys() & given | ({"pruning_type"} if "pruning_approach" in given else set())

@@ -320,6 +320,11 @@ def slim(model, heads, channels, batches, checkpoint=None):
         chosen = gather(choose(model, heads, channels, importance(model, batches)))[0]
     else:
         chosen = _cut_of_checkpoint(model, checkpoint, heads, channels)
+    width = getattr(model.config, LAYOUTS[model.config.model_type].width)
+    taken = (any(chosen.heads), len(chosen.channels[0]) < width)
+    for flag, share, something in zip(("prune_heads", "prune_ffn"), (heads, channels), taken, strict=True):
+        if share and not something:
+            raise UsageError(f"--{flag} is {share:g}, which takes nothing out of this model; give a larger share")
     before = costs(model)
     left = [
         len(_heads_left(model, layer)) - len(gone) for layer, gone in zip(_layers(model), chosen.heads, strict=True)

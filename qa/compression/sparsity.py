@@ -68,6 +68,9 @@ def answer_head(model):
     names = [name.removesuffix(".module") for name, module in model.named_modules() if _is_linear(module)]
     if getattr(model, "base_model", None) is model:
         return set()
+    prefix = getattr(model, "base_model_prefix", "")
+    if prefix and hasattr(model, prefix):
+        return {name for name in names if name.split(".")[0] != prefix}
     for part, count in collections.Counter(name.split(".")[0] for name in names).items():
         if 2 * count > len(names):
             return {name for name in names if name.split(".")[0] != part}

@@ -47,7 +47,7 @@ def token_type_rows(model):
     return getattr(model.config, "type_vocab_size", None) if table is None else table.num_embeddings
 
 
-def settle_inputs(model, tokenizer, data_args, name, flag="model_name_or_path"):
+def settle_inputs(model, tokenizer, data_args, name, flag="model_name_or_path", reads_questions=True):
     """Find out what a model takes, and tell its tokenizer and the arguments.
 
     `tokenizer.model_input_names` is narrowed to the columns that the model takes, `data_args.max_seq_length` lowered
@@ -59,6 +59,7 @@ def settle_inputs(model, tokenizer, data_args, name, flag="model_name_or_path"):
         data_args: `DataTrainingArguments`.
         name: folder or hub name of the model.
         flag: the argument that names it. The windows of a teacher are those of its student, and are not lowered.
+        reads_questions: whether windows share `data_args.doc_stride` tokens.
 
     Raises:
         UsageError: the model cannot be run on any window, or not on those that the arguments need.
@@ -75,7 +76,7 @@ def settle_inputs(model, tokenizer, data_args, name, flag="model_name_or_path"):
         said = f"--max_seq_length is {data_args.max_seq_length}, but the model takes at most {longest} tokens"
         if flag != "model_name_or_path":
             raise UsageError(f"{said} (--{flag} {name}); lower it")
-        if data_args.doc_stride >= longest:
+        if reads_questions and data_args.doc_stride >= longest:
             raise UsageError(f"{said} (--{flag} {name}), and --doc_stride is {data_args.doc_stride}; lower both")
         print(f"warning: {said} (--{flag} {name}); {longest} is used")
         data_args.max_seq_length = longest
@@ -83,6 +84,23 @@ def settle_inputs(model, tokenizer, data_args, name, flag="model_name_or_path"):
     if flag == "model_name_or_path" and not data_args.pad_to_max_length and _sees_padding(model, tokenizer, longest):
         print(f"note: {name} sees padding; so that no answer depends on others, features of one length are evaluated")
         data_args.never_pad = True
+
+
+def needs_mask(tokenizer, name):
+    """Refuse a model that is to be compared with a teacher, and is told nothing of padding.
+
+    Args:
+        tokenizer: the model's own, settled.
+        name: folder or hub name of the model.
+
+    Raises:
+        UsageError: it takes no attention mask.
+    """
+    if "attention_mask" not in tokenizer.model_input_names:
+        raise UsageError(
+            f"--model_name_or_path {name} takes no attention mask, so that a teacher would teach it padding; use "
+            "another kind of model"
+        )
 
 
 def _window(tokenizer, length):

@@ -4,6 +4,7 @@ Belongs here: loading what a run starts from, from a folder or the hub.
 Does not belong here: what a run saved compressed (`compressed.py`), and running models (`passes.py`).
 """
 
+import copy
 import importlib.util
 import os
 import sys
@@ -213,8 +214,10 @@ def load_language_model(model_args, model, tokenizer):
 
     if type(model.config) in AutoModelForMaskedLM._model_mapping and tokenizer.mask_token_id is not None:
         flag, name = "model_name_or_path", model_args.model_name_or_path
-        language, info = _load_quietly(AutoModelForMaskedLM, flag, name, model_args)
+        config = copy.deepcopy(model.config)
+        language, info = _load_quietly(AutoModelForMaskedLM, flag, name, model_args, config=config)
         if not info["missing_keys"]:
+            language.config.name_or_path = name_on_hub(name)
             return language.eval(), True
     return model.base_model, False
 

@@ -4,8 +4,6 @@ Belongs here: which part of a row is text, and how text is cut into windows.
 Does not belong here: file formats (`files.py`), and questions about a text (`examples.py`).
 """
 
-import itertools
-
 from qa.questions.columns import first_named
 from qa.questions.data_sets import open_data_set
 from qa.questions.examples import source_of
@@ -43,7 +41,9 @@ def load_texts(data_args, model_args, splits):
         rows = rows_of["train"]()
     texts = {}
     with reading(source):
-        for place, row in itertools.islice(rows, data_args.max_train_samples):
+        for place, row in rows:
+            if len(texts) == data_args.max_train_samples:
+                break
             text = first_named(row, "context") if isinstance(row, dict) else row
             if not isinstance(text, str):
                 raise UsageError(
@@ -69,13 +69,18 @@ def text_windows(texts, tokenizer, length):
         `token_type_ids` (int8) if the tokenizer makes them.
 
     Raises:
-        UsageError: a text cannot be cut, as one with half a character.
+        UsageError: a text cannot be cut, as one with half a character, the tokenizer has no SEP token, or a window
+            has no room for text.
     """
     import datasets
     import numpy as np
     import pyarrow as pa
 
     first, last = tokenizer.cls_token_id, tokenizer.sep_token_id
+    if last is None:
+        raise UsageError("the tokenizer has no SEP token, which stands between two texts; use a BERT-like model")
+    if length < 3:
+        raise UsageError(f"--max_seq_length is {length}; give at least 3: a token between CLS and SEP")
     parts = []
     with own_rules(tokenizer):
         for begin in range(0, len(texts), BATCH):

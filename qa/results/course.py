@@ -72,7 +72,8 @@ def load_base_model(run, needs_head=True):
     model = load_model(run.model_args, run.config, needs_head=needs_head)
     if run.training_args.gradient_checkpointing and not model.supports_gradient_checkpointing:
         raise UsageError(f"--gradient_checkpointing: {run.config.model_type} models have none; leave it out")
-    settle_inputs(model, run.tokenizer, run.data_args, run.model_args.model_name_or_path)
+    name, reads_questions = run.model_args.model_name_or_path, run.optimization_args.takes_questions
+    settle_inputs(model, run.tokenizer, run.data_args, name, reads_questions=reads_questions)
     return model
 
 

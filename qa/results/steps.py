@@ -18,8 +18,7 @@ def training_steps(run):
         Dictionary from a line of text to the settings behind it.
     """
     training_args, optimization_args = run.training_args, run.optimization_args
-    how = f"{_epochs(training_args)}, learning rate {training_args.learning_rate:g}, seed {training_args.seed}"
-    steps = {f"Training: {how}{_precision(training_args)}": None}
+    steps = {f"Training: {_how(training_args)}": None}
     if optimization_args.apply_quantization:
         steps["Quantization-aware training for int8"] = run.settings["quantization"]
     if "slimming" in run.settings:
@@ -38,18 +37,14 @@ def pruning_of_language(run):
     if not training_args.do_train:
         return {f"Pruning in one blow: the smallest {target:.0%} of the weights of each linear operator": None}
     settings = run.settings["pruning"]
-    extent = f"steps {training_args.max_steps}" if training_args.max_steps > 0 else _epochs(training_args)
-    how = f"{extent}, learning rate {training_args.learning_rate:g}, seed {training_args.seed}"
-    line = f"Pruning by `{settings['pruning_type']}` with the dense model as teacher: {how}{_precision(training_args)}"
+    line = f"Pruning by `{settings['pruning_type']}` with the dense model as teacher: {_how(training_args)}"
     return {line: settings}
 
 
-def _epochs(training_args):
-    return f"epochs {training_args.num_train_epochs:g}"
-
-
-def _precision(training_args):
-    return ", in bf16 (autocast)" if training_args.bf16 else ""
+def _how(args):
+    extent = f"steps {args.max_steps}" if args.max_steps > 0 else f"epochs {args.num_train_epochs:g}"
+    precision = ", in bf16 (autocast)" if args.bf16 else ""
+    return f"{extent}, learning rate {args.learning_rate:g}, seed {args.seed}{precision}"
 
 
 def post_training_steps(run, calibration):

@@ -248,7 +248,7 @@ def parse_arguments(optimization_arguments_class, argv=None):
     for arguments in (data_args, training_args, optimization_args):
         _check_numbers(vars(arguments))
     _check_data_arguments(data_args, training_args, optimization_args.takes_questions)
-    if optimization_args.report and not training_args.do_eval:
+    if optimization_args.takes_questions and optimization_args.report and not training_args.do_eval:
         raise UsageError("--report compares answers to the validation questions: give --do_eval as well")
     _check_local_model(model_args, training_args)
     return model_args, data_args, training_args, optimization_args
@@ -323,7 +323,7 @@ def _check_data_arguments(data_args, training_args, takes_questions):
         suffixes = DATA_FILE_SUFFIXES if takes_questions else (*DATA_FILE_SUFFIXES, ".txt")
         if not path.endswith(suffixes):
             raise UsageError(f"--{name} {path}: the name must end in one of {', '.join(suffixes)}")
-    if data_args.dataset_name is None:
+    if takes_questions and data_args.dataset_name is None:
         for wanted, flag, name in (
             (training_args.do_train, "do_train", "train_file"),
             (training_args.do_eval, "do_eval", "validation_file"),

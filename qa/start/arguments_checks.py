@@ -177,7 +177,7 @@ def _conditions_of_ours(run, trains):
     )
     quantizes = getattr(optimization_args, "apply_quantization", False)
     static = quantizes and not trains and getattr(optimization_args, "quantization_approach", "static") == "static"
-    saves = trains or quantizes or hasattr(optimization_args, "export_format")
+    saves = trains or quantizes or hasattr(optimization_args, "export_format") or not optimization_args.takes_questions
     of_bf16 = "--do_train" if hasattr(optimization_args, "apply_pruning") else "--apply_quantization"
     names = map((vars(model_args) | vars(data_args) | vars(optimization_args)).get, HUB_NAMES)
     on_hub = any(name is not None and kind_of(name) is None for name in names)

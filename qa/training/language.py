@@ -36,6 +36,12 @@ def mask_tokens(inputs, tokenizer, size):
     return {**inputs, "input_ids": seen}, ids.masked_fill(~guessed, NOT_GUESSED)
 
 
+def last_rise(pruner):
+    """Return the step at which the sparsity of a pruner rises for the last time; `pruner` is its configuration."""
+    start, every = pruner["start_step"], pruner["pruning_frequency"]
+    return start + (pruner["end_step"] - start) // every * every
+
+
 def rewound(step, held, end, every):
     """Return the step of a schedule of the learning rate that a step of the training takes.
 
@@ -68,7 +74,10 @@ class LanguageINCTrainer(CompressingTrainer):
 
     def __init__(self, *args, teacher, guesses, **kwargs):
         super().__init__(*args, **kwargs)
-        self.teacher, self.guesses = teacher.requires_grad_(False).eval().to(self.args.device), guesses
+        # Without its head: what it would guess is not asked.
+        self.teacher = teacher.base_model.requires_grad_(False).eval().to(self.args.device)
+        self.guesses = guesses
+        self._head_width = self.model.config.hidden_size // self.model.config.num_attention_heads
         self._values, self._taught_values = watch_values(self.model), watch_values(self.teacher)
         known = {"loss_hidden": True, "loss_relations": self._values, "loss_language": guesses}
         self.LOSS_PARTS = tuple(name for name, computed in known.items() if computed)
@@ -76,10 +85,13 @@ class LanguageINCTrainer(CompressingTrainer):
     def create_scheduler(self, num_training_steps, optimizer=None):
         """Rewind the schedule while sparsity grows, as `rewound` says; a warmup comes to its end before."""
         growing = [pruner.config for pruner in self._pruners if not is_locked(pruner.config)]
-        held = max([self.args.get_warmup_steps(num_training_steps), *(each["start_step"] for each in growing)])
-        end = max([held, *(each["end_step"] for each in growing)])
+        asked, warmup = self.args.warmup_steps, self.args.get_warmup_steps(num_training_steps)
+        held = max([warmup, *(each["start_step"] for each in growing)])
         every = max([1, *(each["pruning_frequency"] for each in growing)])
+        end = max([held, *map(last_rise, growing)])
+        self.args.warmup_steps = warmup  # a share of it would be one of the steps that are left
         scheduler = super().create_scheduler(num_training_steps - (end - held), optimizer)
+        self.args.warmup_steps = asked
         if hasattr(scheduler, "lr_lambdas"):
             scheduler.lr_lambdas = [
                 lambda step, plain=plain: plain(rewound(step, held, end, every)) for plain in scheduler.lr_lambdas
@@ -101,8 +113,8 @@ class LanguageINCTrainer(CompressingTrainer):
         parts = [intermediate_loss(hidden, theirs, mask, pairs, relative=True)]
         if self._values:
             values = [list(each.values()) for each in (self._values, self._taught_values)]
-            alike, heads = [(layer, layer) for layer in range(len(values[0]))], self.model.config.num_attention_heads
-            parts.append(relation_loss(*values, mask, alike, heads))
+            alike = [(layer, layer) for layer in range(len(values[0]))]
+            parts.append(relation_loss(*values, mask, alike, width=self._head_width))
         if self.guesses:
             # A batch may have no word to be guessed; its mean is not a number then.
             parts.append(torch.nan_to_num(outputs["loss"].float()))

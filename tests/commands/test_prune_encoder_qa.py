@@ -58,6 +58,9 @@ def language_model(folder, tokenizer):
     return folder
 
 
+TEXT = ["--train_file", SAMPLE / "train.json"]
+
+
 def zeros_of(folder):
     """Return {name without the model's own prefix: where the weight is zero} of the linear operators of the layers."""
     import torch
@@ -127,6 +130,12 @@ def test_sparsity_grows_and_stays_through_a_kill_and_stage_1(tmp_path, tokenizer
         (["--train_file", SAMPLE / "train.json", "--pruning_approach", "lottery"], "lottery"),
         (["--train_file", SAMPLE / "train.json", "--pruning_config", "prune_slim.yml"], "takes heads or channels out"),
         (["--train_file", ROOT / "README.md"], ".txt"),
+        ([*TEXT, "--eval_strategy", "epoch"], "--eval_strategy is about questions"),
+        ([*TEXT, "--max_eval_samples", "5"], "--max_eval_samples is about questions"),
+        (["--report"], "--report is about questions"),
+        ([*TEXT, "--gradient_checkpointing"], "--gradient_checkpointing does nothing"),
+        ([*TEXT, "--neftune_noise_alpha", "5"], "--neftune_noise_alpha does nothing"),
+        ([*TEXT, "--steps", "5", "--max_steps", "6"], "--steps and --max_steps"),
     ],
 )
 def test_wrong_words_are_refused(words, named, tmp_path):
@@ -134,3 +143,29 @@ def test_wrong_words_are_refused(words, named, tmp_path):
     finished = forked_main.run("prune_encoder_qa.py", *defaults, *words, cwd=tmp_path, kind="arguments")
     assert finished.returncode == 2 and named in finished.stderr and finished.stderr.startswith("error: ")
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.recipe
+def test_what_only_the_model_tells_is_refused_in_a_line(tmp_path, tokenizer):
+    """Windows without room, a sparse model that would be made denser, one without a mask, one without operators."""
+    from small_models import small_model
+
+    def refused(model, *words):
+        words = ["--model_name_or_path", model, "--no_cuda", "--output_dir", tmp_path / "out", *words]
+        finished = forked_main.run("prune_encoder_qa.py", *words, cwd=tmp_path)
+        assert finished.returncode == 2, finished.stderr
+        assert not (tmp_path / "out").exists() or not list((tmp_path / "out").glob("*model*"))
+        return finished.stderr
+
+    for layout in ("fnet", "squeezebert"):
+        small_model(layout, tokenizer).save_pretrained(tmp_path / layout)
+        tokenizer.save_pretrained(tmp_path / layout)
+    assert "takes no attention mask" in refused(tmp_path / "fnet", *TEXT, "--steps", "2")
+    assert "uses no linear operator" in refused(tmp_path / "squeezebert", *TEXT, "--steps", "2")
+    assert "--max_seq_length is 2; give at least 3" in refused(
+        SAMPLE / "distilbert-qa", *TEXT, "--max_seq_length", "2"
+    )
+    words = ["--model_name_or_path", SAMPLE / "distilbert-qa", "--target_sparsity", "0.5"]
+    finished = forked_main.run("prune_encoder_qa.py", *words, "--output_dir", tmp_path / "half", cwd=tmp_path)
+    assert finished.returncode == 0, finished.stderr
+    assert "0.5000 zeros already" in refused(tmp_path / "half", "--target_sparsity", "0.25")

@@ -76,6 +76,15 @@ def test_relations_are_those_of_tokens_in_each_head():
     assert float(found) == pytest.approx(float(expected), rel=1e-3)
 
 
+def test_heads_of_one_width_are_as_many_as_a_layer_has_left():
+    generator, mask = torch.Generator().manual_seed(0), torch.ones(2, 9)
+    states, taught = ([torch.randn(2, 9, width, generator=generator) for width in (64, 48, 16)] for _ in range(2))
+    pairs = [(layer, layer) for layer in range(3)]
+    each = [relation_loss(states, taught, mask, [pair], heads) for pair, heads in zip(pairs, (4, 3, 1), strict=True)]
+    together = relation_loss(states, taught, mask, pairs, width=16)
+    assert float(together) == pytest.approx(float(sum(each)) / 3)
+
+
 def test_relations_compare_models_of_any_width_and_depth():
     generator, mask = torch.Generator().manual_seed(0), torch.ones(2, 9)
     teacher = [torch.randn(2, 9, 64, generator=generator) for _ in range(7)]

@@ -399,3 +399,9 @@ def test_a_flag_names_itself_and_a_file_its_key():
     assert pruner["max_sparsity_ratio_per_op"] == 0.99
     (pruner,) = pruners_of(merge_flags({}, {**FLAGS, "target_sparsity": 0.2}, {"target_sparsity"}))
     assert pruner["max_sparsity_ratio_per_op"] == 0.98
+
+
+@pytest.mark.parametrize(("start", "growth", "end"), [(0, 0.5, 10), (12, 0.5, 16), (12, 1.0, 19), (18, 0.5, 19)])
+def test_sparsity_grows_in_a_share_of_the_steps_behind_the_start(start, growth, end):
+    pruner = {"pruning_type": "magnitude", "start_step": start, "end_step": None, "target_sparsity": 0.9}
+    assert fit_schedule(pruner, 10, 20, growth)["end_step"] == end

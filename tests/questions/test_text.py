@@ -1,5 +1,6 @@
 """Text for a language model: from any file, each text once, in windows that lose no token."""
 
+import copy
 import json
 
 import pytest
@@ -78,3 +79,19 @@ def test_windows_hold_all_tokens_in_order(tokenizer):
     assert {len(each) for each in ids[:-1]} == {8} and len(ids[-1]) <= 8
     assert windows["attention_mask"] == [[1] * len(each) for each in ids]
     assert tokenizer.backend_tokenizer.to_str() == rules
+
+
+def test_samples_are_texts_and_not_their_questions(tmp_path):
+    (tmp_path / "questions.json").write_text(json.dumps(NESTED), encoding="utf-8")
+    assert load(tmp_path / "questions.json", max_train_samples=2) == {"train": TEXTS}
+    assert load(tmp_path / "questions.json", max_train_samples=1) == {"train": TEXTS[:1]}
+
+
+def test_windows_have_room_and_a_token_between_texts(tokenizer):
+    with pytest.raises(UsageError, match="--max_seq_length is 2; give at least 3"):
+        text_windows(TEXTS, tokenizer, 2)
+    assert len(text_windows(TEXTS, tokenizer, 3)) > 10
+    without = copy.deepcopy(tokenizer)
+    without.sep_token = None
+    with pytest.raises(UsageError, match="no SEP token"):
+        text_windows(TEXTS, without, 16)

@@ -1,9 +1,12 @@
 """A language model that gets sparse: which words it has to guess, and its learning rate while sparsity grows."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
+from transformers import TrainingArguments
 
-from qa.training.language import NOT_GUESSED, mask_tokens, rewound
+from qa.training.language import NOT_GUESSED, LanguageINCTrainer, last_rise, mask_tokens, rewound
 
 
 def test_words_are_hidden_and_nothing_else(tokenizer):
@@ -27,3 +30,28 @@ def test_the_schedule_is_rewound_while_sparsity_grows():
     assert [rewound(step, 2, 8, 1) for step in range(12)] == [0, 1, 2, 2, 2, 2, 2, 2, 2, 3, 4, 5]
     assert [rewound(step, 2, 8, 3) for step in range(12)] == [0, 1, 2, 3, 4, 2, 3, 4, 2, 3, 4, 5]
     assert [rewound(step, 3, 3, 1) for step in range(6)] == [0, 1, 2, 3, 4, 5]
+
+
+@pytest.mark.parametrize(("end", "every", "last"), [(29, 10, 22), (32, 10, 32), (12, 1, 12), (11, 20, 2)])
+def test_the_last_rise_is_the_last_step_that_prunes(end, every, last):
+    assert last_rise({"start_step": 2, "end_step": end, "pruning_frequency": every}) == last
+
+
+def test_the_warmup_ends_at_its_height_before_sparsity_grows(monkeypatch):
+    """Of 50 steps with a warmup of a fifth, in whose first half sparsity grows."""
+    pruner = {"pruning_type": "magnitude", "start_step": 0, "end_step": 25, "pruning_frequency": 1}
+    monkeypatch.setattr(LanguageINCTrainer, "_pruners", [SimpleNamespace(config=pruner)])
+    trainer = object.__new__(LanguageINCTrainer)
+    trainer.args = TrainingArguments("out", warmup_ratio=0.2, learning_rate=1.0, use_cpu=True, report_to=[])
+    trainer.lr_scheduler = None
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
+    scheduler = trainer.create_scheduler(50, optimizer)
+    rates = []
+    for _ in range(50):
+        rates.append(scheduler.get_last_lr()[0])
+        optimizer.step()
+        scheduler.step()
+    assert rates[:10] == pytest.approx([step / 10 for step in range(10)])
+    assert rates[10:26] == [1.0] * 16
+    assert rates[26:] == pytest.approx([1 - step / 25 for step in range(1, 25)])
+    assert trainer.args.warmup_steps == 0
