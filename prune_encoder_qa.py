@@ -197,7 +197,7 @@ def main():
 
     with without_ipex():
         from qa.compression.sparsity import prunable_weights, sparsity_report
-        from qa.models.inputs import columns_taken, needs_mask
+        from qa.models.inputs import columns_taken, refuse_without_mask
         from qa.training.batches import check_batches, steps_of_training
 
     model, guesses = load_language_model(run.model_args, load_base_model(run, needs_head=None), run.tokenizer)
@@ -205,7 +205,7 @@ def main():
         name = run.model_args.model_name_or_path
         raise UsageError(f"--model_name_or_path {name} uses no linear operator; there is none to prune")
     if training:
-        needs_mask(run.tokenizer, run.model_args.model_name_or_path)
+        refuse_without_mask(run.tokenizer, run.model_args.model_name_or_path)
         windows = text_windows(run.examples["train"], run.tokenizer, run.data_args.max_seq_length)
         check_batches(training_args, len(windows))
         steps = steps_of_training(training_args, len(windows))

@@ -294,7 +294,7 @@ def main():
     ask_about_processor()
     import torch
 
-    from qa.models.inputs import needs_mask, settle_inputs
+    from qa.models.inputs import refuse_without_mask, settle_inputs
     from qa.results.evaluation import prepare_evaluation, prepare_split
     from qa.start.processes import check_same
     from qa.training.batches import check_batches, steps_of_training
@@ -306,7 +306,7 @@ def main():
         flag = "teacher_model_name_or_path"
         teacher = load_model(model_args, flag=flag, name=teacher_name, needs_head=True)
         settle_inputs(teacher, run.teacher_tokenizer, run.data_args, teacher_name, flag)
-        needs_mask(run.tokenizer, model_args.model_name_or_path)
+        refuse_without_mask(run.tokenizer, model_args.model_name_or_path)
     # The first process of each machine fills the cache, the others read it.
     run.data_args.overwrite_cache &= training_args.local_process_index == 0
     with training_args.main_process_first():

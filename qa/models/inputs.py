@@ -86,7 +86,7 @@ def settle_inputs(model, tokenizer, data_args, name, flag="model_name_or_path", 
         data_args.never_pad = True
 
 
-def needs_mask(tokenizer, name):
+def refuse_without_mask(tokenizer, name):
     """Refuse a model that is to be compared with a teacher, and is told nothing of padding.
 
     Args:
