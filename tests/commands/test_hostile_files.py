@@ -211,8 +211,8 @@ def arguments_with_a_tag(folder, mark):
 
 
 def answers_as_code(folder, mark):
-    """CSV writers leave answers as Python literals; an expression is none."""
-    code = f"__import__('os').mkdir({str(mark)!r})"
+    """CSV writers leave answers as Python literals; an expression is none. (Without a bracket it is a text.)"""
+    code = f"[__import__('os').mkdir({str(mark)!r})]"
     (folder / "f.csv").write_text(f'question,context,answers\nq,c,"{code}"\n', encoding="utf-8")
     return {"--validation_file": folder / "f.csv"}
 
