@@ -77,7 +77,9 @@ class LanguageINCTrainer(CompressingTrainer):
         # Without its head: what it would guess is not asked.
         self.teacher = teacher.base_model.requires_grad_(False).eval().to(self.args.device)
         self.guesses = guesses
-        self._head_width = self.model.config.hidden_size // self.model.config.num_attention_heads
+        widths = (getattr(module, "attention_head_size", None) for module in self.model.modules())
+        config = self.model.config
+        self._head_width = next(filter(None, widths), config.hidden_size // config.num_attention_heads)
         self._values, self._taught_values = watch_values(self.model), watch_values(self.teacher)
         known = {"loss_hidden": True, "loss_relations": self._values, "loss_language": guesses}
         self.LOSS_PARTS = tuple(name for name, computed in known.items() if computed)
