@@ -1,7 +1,6 @@
 """A finished run's model on the hub.
 
-Belongs here: seeing before a run that the hub will take its model, and sending it afterwards, once, at its
-end.
+Belongs here: seeing before a run that the hub will take its model, and sending it once, at the end of the run.
 Does not belong here: the model card (`card.py`).
 """
 
