@@ -7,7 +7,7 @@ Both forms take turns, so that a busy machine slows both down, and the medians o
 that of the medians. What a cache or an earlier import would change runs in a fresh process.
 
 Belongs here: one function for each stage of the table, what must be reached, and the table.
-Does not belong here: what happens inside one process (`stages.py`), and the plain forms (`textbook.py`, and
+Does not belong here: what happens inside one process (`stages.py`), and the plain forms (`plain_form.py`, and
 `tests/textbook.py` for single functions).
 """
 
@@ -104,7 +104,7 @@ def start(args):
         for script in ("run_qa.py", "run_qa_post_training.py"):
             commands[f"{script} --help"] = [str(ROOT / script), "--help"]
             commands[f"{script}, wrong argument"] = [str(ROOT / script), *wrong]
-        commands["plain form --help"] = [str(HERE / "textbook.py"), "--help"]
+        commands["plain form --help"] = [str(HERE / "plain_form.py"), "--help"]
         took = {name: [] for name in commands}
         for _ in range(args.repetitions):
             for name, words in commands.items():
@@ -199,7 +199,7 @@ def static(args):
     folders = {form: args.folder / f"static-{form}" for form in ("plain", "ours")}
     words = command_of(args)[4:-1]
     for _ in range(args.repetitions):
-        plain = [str(HERE / "textbook.py"), *words, "--output_dir", str(folders["plain"].resolve())]
+        plain = [str(HERE / "plain_form.py"), *words, "--output_dir", str(folders["plain"].resolve())]
         ours = [*command_of(args), "--quantization_approach", "static", "--overwrite_output_dir", "--overwrite_cache"]
         ours += ["--output_dir", str(folders["ours"].resolve())]
         with tempfile.TemporaryDirectory() as place:

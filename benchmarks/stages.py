@@ -123,7 +123,7 @@ def postprocessing(model, path, count, parts):
         each of `parts` equal parts of the questions, `count` the questions, and `same`, whether all files hold the
         same to the last digit.
     """
-    import textbook
+    import plain_form
     from textbook import answers_of, as_json, plain_squad, plain_squad_v2
 
     from qa.models.passes import predict_logits
@@ -156,7 +156,7 @@ def postprocessing(model, path, count, parts):
             ]
             dataset, features = dataset_of(some), features_of(some)
             # The plain form has windows of one width, and logits as lists; making them does not count.
-            plain_features = textbook.prepare(dataset, tokenizer)
+            plain_features = plain_form.prepare(dataset, tokenizer)
             padded = [np.full((len(rows), 384), -1e4, dtype=np.float32) for _ in noisy]
             for wide, side in zip(padded, noisy, strict=True):
                 wide[:, : side.shape[1]] = np.where(np.isinf(side), wide[:, : side.shape[1]], side)
@@ -243,7 +243,7 @@ def evaluation(model, folder, path, multiple, repetitions):
         `pairs`, a list of `[seconds of the plain form, seconds of the project's, seconds in forward passes of these]`,
         and the F1 of both as `f1`.
     """
-    import textbook
+    import plain_form
 
     from qa.models.compressed import load_compressed
 
@@ -272,9 +272,11 @@ def evaluation(model, folder, path, multiple, repetitions):
 
             def plain(place=place):
                 dataset = dataset_of(examples)
-                features = textbook.prepare(dataset, tokenizer)
+                features = plain_form.prepare(dataset, tokenizer)
                 names = [name for name in tokenizer.model_input_names if name in features.column_names]
-                return textbook.answer_and_score(dataset, features, textbook.predict(network, features, names), place)
+                return plain_form.answer_and_score(
+                    dataset, features, plain_form.predict(network, features, names), place
+                )
 
             ours_seconds, metrics = timed(ours)
             passes = forward
@@ -469,12 +471,12 @@ def train(connection, form, recipe, model, path, steps, seed, folder, batch=8, f
         sys.argv = words
         run_qa.main()
     else:
-        import textbook
+        import plain_form
 
         tokenizer = AutoTokenizer.from_pretrained(model)
         networks = [AutoModelForQuestionAnswering.from_pretrained(model, torch_dtype=torch.float32) for _ in range(2)]
-        features = textbook.prepare(dataset_of(read_examples(path, path, count)), tokenizer)
-        trainer = textbook.trainer_of(
+        features = plain_form.prepare(dataset_of(read_examples(path, path, count)), tokenizer)
+        trainer = plain_form.trainer_of(
             recipe, networks[0], tokenizer, features, networks[1], output_dir=folder, do_train=True, **common
         )
         trainer.add_callback(Turns())

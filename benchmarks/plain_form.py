@@ -4,8 +4,8 @@ Heavy imports first; every feature of both files made by a loop and padded to ma
 drawn without regard to length, as lists of Python numbers; logits kept as lists; loops over n-best pairs. What INC is
 told is the same as in the project's scripts, so that only the way there differs.
 
-As a script it is a whole command: `python benchmarks/textbook.py --model_name_or_path ... --output_dir ...` quantizes
-statically, verifies, and evaluates.
+As a script it is a whole command: `python benchmarks/plain_form.py --model_name_or_path ... --output_dir ...`
+quantizes statically, verifies, and evaluates.
 """
 
 import argparse
