@@ -91,3 +91,9 @@ for name in sys.argv[1:]:
     finished = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=600)
     assert finished.returncode == 0, finished.stderr
     assert finished.stdout == ""
+
+
+def test_no_two_files_that_are_imported_by_their_name_alone_have_the_same():
+    """Those of the root, of tests/ and of benchmarks/ are looked for on one path, where the first one wins."""
+    names = [path.stem for place in (ROOT, ROOT / "tests", ROOT / "benchmarks") for path in place.glob("*.py")]
+    assert len(names) == len(set(names))
