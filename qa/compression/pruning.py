@@ -16,6 +16,9 @@ from qa.compression.schedule import is_locked
 from qa.compression.sparsity import answer_head, prunable_weights, unused_linears
 from qa.start.errors import UsageError
 
+# Share of weights that may be zero without anybody's doing.
+BY_CHANCE = 0.001
+
 
 @register_scheduler("iterative")
 class Scheduler(IterativeScheduler):
@@ -127,8 +130,15 @@ def keep_zeros(pruner):
     pattern = pruner.pattern
     if is_locked(pruner.config) or ":" in pattern.pattern:
         return
-    masks = pattern.get_pattern_lock_masks(pruner.modules)
-    if share := pattern.get_sparsity_ratio(masks):
+    masks, choose = pattern.get_pattern_lock_masks(pruner.modules), pattern.get_masks
+    share = pattern.get_sparsity_ratio(masks)
+
+    def choose_more(scores, target, masks, *args, **kwargs):
+        # At the first step no weight has a score yet, and any would be chosen.
+        return masks if target <= share else choose(scores, target, masks, *args, **kwargs)
+
+    if share > BY_CHANCE:
+        pattern.get_masks = choose_more
         for name in ("masks", "pre_masks", "progressive_masks"):  # the latter two are progressive pruners' own
             if hasattr(pruner, name):
                 setattr(pruner, name, copy.deepcopy(masks))

@@ -77,6 +77,18 @@ def test_what_the_model_can_do_passes(settings, zeros):
     check_pruners(pruners_for(settings, model_of(zeros=zeros)))
 
 
+def test_a_few_zeros_change_nothing():
+    model = model_of()
+    with torch.no_grad():
+        model["body"][0].weight[0, 0] = 0.0
+    for pruner in pruners_for({}, model):
+        plain = pruner.pattern.get_masks
+        keep_zeros(pruner)
+        assert pruner.init_sparsity_ratio == 0 and pruner.pattern.get_masks == plain
+        assert all(bool(mask.all()) for mask in pruner.masks.values())
+
+
+@pytest.mark.parametrize("start", [0, 3])
 @pytest.mark.parametrize("decay", ["cubic", "exp", "linear"])
 @pytest.mark.parametrize(
     ("kind", "pattern"),
@@ -85,13 +97,13 @@ def test_what_the_model_can_do_passes(settings, zeros):
         *(("snip_momentum_progressive", "4x1"), ("magnitude_progressive", "4x1")),
     ],
 )
-def test_zeros_that_are_there_stay_and_sparsity_goes_on_from_them(kind, pattern, decay):
+def test_zeros_that_are_there_stay_and_sparsity_goes_on_from_them(kind, pattern, decay, start):
     model, generator = model_of(), torch.Generator().manual_seed(0)
     with torch.no_grad():
         for layer in model["body"]:
             layer.weight[:8] = 0.0  # half of the blocks of four rows
     settings = {"pruning_type": kind, "pattern": pattern, "sparsity_decay_type": decay, "target_sparsity": 0.75}
-    settings |= {"start_step": 3, "end_step": 26, "pruning_frequency": 4}
+    settings |= {"start_step": start, "end_step": start + 23, "pruning_frequency": 4}
     callbacks = training.prepare_compression(model, confs=pruning_config(settings, model)).callbacks
     for pruner in callbacks.callbacks_list[0].pruners:
         keep_zeros(pruner)
@@ -108,7 +120,7 @@ def test_zeros_that_are_there_stay_and_sparsity_goes_on_from_them(kind, pattern,
         # By gradients alone any weight may have its turn, by size a zero has none.
         assert kind == "gradient" or all(not weight[:8].any() for weight in body)
         shares.append(sum(int((weight == 0).sum()) for weight in body) / 1024)
-    assert shares[:3] == [0.5] * 3 and min(shares) == 0.5
+    assert shares[: start + 1] == [0.5] * (start + 1) and min(shares) == 0.5
     # A block that is filled little by little may have one weight too many at the next step.
     assert shares == sorted(shares) or kind.endswith("_progressive")
     assert shares[-1] == pytest.approx(0.75, abs=0.001)
