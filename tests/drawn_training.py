@@ -38,6 +38,13 @@ def prune(settings, layers, width, shrink, steps, bias=True, mend=None):
     pruners = callbacks.callbacks_list[0].pruners
     for pruner in pruners if mend else ():
         mend(pruner)
+    for _ in train(model, callbacks, steps, generator):
+        pass
+    return model, pruners
+
+
+def train(model, callbacks, steps, generator):
+    """Yield after each step of a training whose gradients are drawn; `callbacks` are those of INC."""
     for step in range(steps):
         callbacks.on_step_begin(step)
         for weight in model.parameters():
@@ -47,4 +54,4 @@ def prune(settings, layers, width, shrink, steps, bias=True, mend=None):
             for weight in model.parameters():
                 weight -= 0.01 * weight.grad
         callbacks.on_after_optimizer_step()
-    return model, pruners
+        yield step

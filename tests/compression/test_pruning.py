@@ -1,5 +1,6 @@
 """What a model lets be pruned: its answer head never, and a line where INC would do something else than was asked."""
 
+import drawn_training
 import pytest
 import torch
 
@@ -108,15 +109,7 @@ def test_zeros_that_are_there_stay_and_sparsity_goes_on_from_them(kind, pattern,
     for pruner in callbacks.callbacks_list[0].pruners:
         keep_zeros(pruner)
     shares, body = [], [layer.weight for layer in model["body"]]
-    for step in range(30):
-        callbacks.on_step_begin(step)
-        for weight in model.parameters():
-            weight.grad = torch.randn(weight.shape, generator=generator)
-        callbacks.on_before_optimizer_step()
-        with torch.no_grad():
-            for weight in model.parameters():
-                weight -= 0.01 * weight.grad
-        callbacks.on_after_optimizer_step()
+    for _ in drawn_training.train(model, callbacks, 30, generator):
         # By gradients alone any weight may have its turn, by size a zero has none.
         assert kind == "gradient" or all(not weight[:8].any() for weight in body)
         shares.append(sum(int((weight == 0).sum()) for weight in body) / 1024)
