@@ -5,6 +5,7 @@ Does not belong here: the observers' life during training (`fake_quant.py`), and
 """
 
 import contextlib
+import functools
 
 import torch
 
@@ -36,18 +37,23 @@ def narrowed(activations, tokens=NARROWED_BY):
     sample = activations[:: max(1, len(activations) // tokens)].float()
     spread = sample.std(dim=1, correction=0).clamp_min(sample.std() / 100)
 
-    def cost(ends):
+    def ends_at(shares):
+        return [share * end for share, end in zip(shares, (low, high), strict=True)]
+
+    @functools.cache
+    def cost(shares):
+        ends = ends_at(shares)
         step = (ends[1] - ends[0]) / 255
         zero_point = (-ends[0] / step).round().int()
         change = torch.fake_quantize_per_tensor_affine(sample, step, zero_point, 0, 255).sub_(sample)
         return float((torch.linalg.vector_norm(change, dim=1) / spread).square().sum())
 
-    ends = [low, high]
+    shares = (1, 1)
     for _ in range(2):
         for side in (1, 0):
-            tried = [[*ends[:side], share * (low, high)[side], *ends[side + 1 :]] for share in SHARES_OF_RANGE]
-            ends = min(tried, key=cost)
-    return tuple(ends)
+            tried = [(*shares[:side], share, *shares[side + 1 :]) for share in SHARES_OF_RANGE]
+            shares = min(tried, key=cost)
+    return tuple(ends_at(shares))
 
 
 @contextlib.contextmanager

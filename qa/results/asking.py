@@ -12,6 +12,7 @@ import sys
 import time
 from dataclasses import dataclass
 
+from qa.corrections.py_cpuinfo import ask_about_processor
 from qa.results.files import read_json
 from qa.start.arguments import DataTrainingArguments, ModelArguments
 from qa.start.engines import ENGINES
@@ -101,6 +102,8 @@ def prepare_imports(kinds):
         kinds: from `kind_of_model`.
     """
     os.environ["TQDM_DISABLE"] = "1"
+    if "compressed" in kinds:
+        ask_about_processor()
     if all(kind in ENGINES for kind in kinds):
         # PyTorch, which transformers imports for its tokenizers as well, takes 1.5 s.
         os.environ["USE_TORCH"] = "0"

@@ -20,6 +20,7 @@ from pathlib import Path
 
 import numpy as np
 
+from qa.corrections.py_cpuinfo import ask_about_processor
 from qa.start.engines import ENGINES
 from qa.start.process import chosen_threads, prepare_process, quiet_libraries
 from qa.start.stack import PROJECT_DIR
@@ -28,8 +29,9 @@ from qa.start.stack import PROJECT_DIR
 TIMED_BATCHES = 12
 # The first pass over a shape prepares kernels. A TorchScript graph (IPEX) is profiled there, and fused in the second.
 WARM_UP_ROUNDS, TORCHSCRIPT_ROUNDS = 1, 2
-# Timed passes over those batches go on for so many seconds, and over each batch so many times at least.
-TIMED_SECONDS, TIMED_ROUNDS = 1.0, 2
+# Timed passes over those batches go on for so many seconds, and over each batch so many times at least. A whole
+# second spreads as much from process to process: 12 % for single windows of a small model, 5 % for its batches.
+TIMED_SECONDS, TIMED_ROUNDS = 0.5, 2
 RESAMPLES = 2000
 CONFIDENCE = 0.95
 
@@ -51,55 +53,70 @@ def timed_rows(batches):
     return [full[0], *(full[int((part + 0.5) * len(full) / count)] for part in range(count))]
 
 
-def measure(kind, folder, inputs_by_size):
-    """Load a saved model in a fresh process on the CPU, time its passes and weigh it.
+def start_measuring(models):
+    """Start a process for each model that is to be measured; it imports its libraries, and waits to be asked.
 
     Args:
-        kind: `fp32` (a transformers model), `compressed` (one that `load_compressed` loads), or one of `ENGINES` (one
-            that `load_exported` loads, without PyTorch).
-        folder: of the model.
-        inputs_by_size: dictionary from batch size to model inputs, dictionaries of `(b, l)` int64 tensors in the
-            order of `timed_rows`.
+        models: pairs of a kind, `fp32` (a transformers model), `compressed` (one that `load_compressed` loads) or one
+            of `ENGINES` (one that `load_exported` loads, without PyTorch), and the folder of the model.
 
     Returns:
-        `threads`; `libraries_memory_mb`, what the process occupied before it loaded the model; and `speed`, for each
-        batch size a dictionary of `batch_size`, `passes` (how many were timed), `p50_ms` and `p95_ms` (percentiles of
-        the duration of a pass), `features_per_second`, and `peak_memory_mb`, the most that the process, its libraries
-        included, occupied until then. The sizes come in ascending order.
+        List of `subprocess.Popen` for `measure`.
+    """
+    words = [sys.executable, "-m", "qa.results.measure"]
+    paths = [str(PROJECT_DIR), *filter(None, [os.environ.get("PYTHONPATH")])]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    return [
+        subprocess.Popen([*words, kind, str(Path(folder).resolve())], env=environment, **pipes)
+        for kind, folder in models
+    ]
+
+
+def measure(processes, inputs):
+    """Let processes load their models on the CPU, time the passes and weigh them, one after the other.
+
+    Args:
+        processes: from `start_measuring`; they end with this.
+        inputs: for each of them a dictionary from batch size to model inputs, dictionaries of `(b, l)` int64 arrays
+            in the order of `timed_rows`.
+
+    Returns:
+        List of dictionaries: `threads`; `libraries_memory_mb`, what the process occupied before it loaded the model;
+        and `speed`, for each batch size a dictionary of `batch_size`, `passes` (how many were timed), `p50_ms` and
+        `p95_ms` (percentiles of the duration of a pass), `features_per_second`, and `peak_memory_mb`, the most that
+        the process, its libraries included, occupied until then. The sizes come in ascending order.
 
     Raises:
         subprocess.CalledProcessError: the process failed; its message is on standard error.
     """
-    arrays_by_size = {
-        size: [{name: values.numpy() for name, values in batch.items()} for batch in inputs]
-        for size, inputs in inputs_by_size.items()
-    }
-    with tempfile.TemporaryDirectory() as workspace:
-        (Path(workspace) / "inputs.pickle").write_bytes(pickle.dumps(arrays_by_size))
-        words = [sys.executable, "-m", "qa.results.measure", kind, str(Path(folder).resolve()), workspace]
-        paths = [str(PROJECT_DIR), *filter(None, [os.environ.get("PYTHONPATH")])]
-        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
-        # What loading has to say was said in this process.
-        subprocess.run(words, check=True, cwd=workspace, env=environment, stdout=subprocess.DEVNULL)
-        return json.loads((Path(workspace) / "measured.json").read_text(encoding="utf-8"))
+    # While one of them still imports, none is timed.
+    for process in processes:
+        process.stdout.readline()
+    answers = []
+    for process, inputs_by_size in zip(processes, inputs, strict=True):
+        answer, _ = process.communicate(pickle.dumps(inputs_by_size))
+        if process.returncode:
+            raise subprocess.CalledProcessError(process.returncode, process.args)
+        answers.append(json.loads(answer))
+    return answers
 
 
-def _measure_here(kind, folder, workspace):
+def _measure_here(kind, folder):
     prepare_process()
     quiet_libraries()
-    inputs_by_size = pickle.loads((Path(workspace) / "inputs.pickle").read_bytes())
-    mode, rounds = contextlib.nullcontext(), WARM_UP_ROUNDS
+    mode, rounds, tensor = contextlib.nullcontext(), WARM_UP_ROUNDS, np.asarray
     # The libraries come first: they are no part of the model's memory.
     if kind in ENGINES:
         importlib.import_module(ENGINES[kind].runtime)
 
         from qa.models.engines import load_exported as load
     else:
+        if kind == "compressed":
+            ask_about_processor()
         import torch
 
-        mode = torch.inference_mode()
-        for inputs in inputs_by_size.values():
-            inputs[:] = [{name: torch.from_numpy(array) for name, array in batch.items()} for batch in inputs]
+        mode, tensor = torch.inference_mode(), torch.from_numpy
         if kind == "fp32":
             from transformers import AutoModelForQuestionAnswering
 
@@ -114,25 +131,29 @@ def _measure_here(kind, folder, workspace):
             rounds = TORCHSCRIPT_ROUNDS if ipex else rounds
             import_inc(ipex)
 
+    yield "ready"
     libraries = _memory_mb("VmRSS")
+    if not (sent := sys.stdin.buffer.read()):
+        return  # the process that started this one is gone
+    inputs_by_size = pickle.loads(sent)
     model = load(folder)
     measured = {"threads": chosen_threads(), "libraries_memory_mb": libraries, "speed": []}
     # Ascending, because the peak never falls again.
-    for size, inputs in sorted(inputs_by_size.items()):
+    for size, batches in sorted(inputs_by_size.items()):
+        inputs = [{name: tensor(array) for name, array in batch.items()} for batch in batches]
         with mode:
             seconds = _time(model, inputs, rounds)
-        rows = len(inputs[0]["input_ids"])
         measured["speed"].append(
             {
                 "batch_size": size,
                 "passes": len(seconds),
                 "p50_ms": 1000 * float(np.percentile(seconds, 50)),
                 "p95_ms": 1000 * float(np.percentile(seconds, 95)),
-                "features_per_second": rows * len(seconds) / sum(seconds),
+                "features_per_second": len(inputs[0]["input_ids"]) * len(seconds) / sum(seconds),
                 "peak_memory_mb": _memory_mb("VmHWM"),
             }
         )
-    (Path(workspace) / "measured.json").write_text(json.dumps(measured), encoding="utf-8")
+    yield json.dumps(measured)
 
 
 def _time(model, inputs, warm_up_rounds):
@@ -182,4 +203,9 @@ def interval(means):
 
 
 if __name__ == "__main__":
-    _measure_here(*sys.argv[1:])
+    with os.fdopen(os.dup(sys.stdout.fileno()), "w") as answers, tempfile.TemporaryDirectory() as workspace:
+        # What loading has to say was said in the process that started this one, and INC writes where it is.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        os.chdir(workspace)
+        for answer in _measure_here(*sys.argv[1:]):
+            print(answer, file=answers, flush=True)

@@ -49,7 +49,7 @@ def report_run(run, prepared, answers, kind=None, history=(), sparsity=None):
     from qa.models.loading import called, is_int8, load_model
     from qa.models.passes import Batches
     from qa.results.evaluation import evaluate_model, model_size_mb
-    from qa.results.measure import measure, timed_rows
+    from qa.results.measure import measure, start_measuring, timed_rows
 
     examples, features, batches = prepared.examples, prepared.features, prepared.batches
     output_dir, data_args, seed = Path(run.output_dir), run.data_args, run.training_args.seed
@@ -57,39 +57,40 @@ def report_run(run, prepared, answers, kind=None, history=(), sparsity=None):
     def batches_of(size, multiple=1):
         return Batches(features, run.tokenizer, size, data_args.evaluation_width, multiple, data_args.max_seq_length)
 
-    def cost(of_kind, folder, multiple=1):
+    def timed_inputs(multiple):
         inputs = {}
         for size in (1, batches.batch_size):
             sized = batches_of(size, multiple)
             rows = timed_rows(sized)
-            inputs[len(rows[0])] = [sized.inputs(some) for some in rows]
-        measured = measure(of_kind, folder, inputs)
-        for speed in measured["speed"]:
-            speed["questions_per_second"] = speed.pop("features_per_second") * len(examples) / len(features)
-        return measured
+            inputs[len(rows[0])] = [sized.arrays(some) for some in rows]
+        return inputs
 
     # As at the run's start: an untrained head is drawn the same. (transformers' set_seed imports IPEX.)
     torch.manual_seed(seed)
     metrics, answered = [read_json(output_dir / "eval_results.json")], [answers]
     with tempfile.TemporaryDirectory() as folder:
         if is_int8(run.config):
-            name = run.model_args.model_name_or_path
-            original = load_compressed(name)
-            models = {"original": {"size_mb": model_size_mb(original, name), **cost("compressed", name)}}
+            saved = ("compressed", run.model_args.model_name_or_path)
+            original = load_compressed(saved[1])
         else:
+            saved = ("fp32", folder)
             original = load_model(run.model_args, run.config)
             # Not by `save_pretrained`, which imports torch's compiler to see whether the model is a product of it.
             original.config.save_pretrained(folder)
-            weights = Path(folder) / "model.safetensors"
-            save_model(original, str(weights), {"format": "pt"})
-            models = {"original": {"size_mb": weights.stat().st_size / 1e6, **cost("fp32", folder)}}
+            save_model(original, str(Path(folder) / "model.safetensors"), {"format": "pt"})
+        processes = start_measuring([saved, (kind, output_dir)] if kind else [saved])
+        models, inputs = {"original": {"size_mb": model_size_mb(original, saved[1])}}, [timed_inputs(1)]
         if kind:
-            size_mb = read_json(output_dir / "all_results.json")["model_size_mb"]
-            models["result"] = {"size_mb": size_mb, **cost(kind, output_dir, batches.multiple)}
+            models["result"] = {"size_mb": read_json(output_dir / "all_results.json")["model_size_mb"]}
+            inputs.append(timed_inputs(batches.multiple))
             device, plain = run.training_args.device, replace(prepared, batches=batches_of(batches.batch_size))
             before = evaluate_model(original.to(device), plain, data_args, folder, "eval", device)
             metrics.insert(0, before[0])
             answered.insert(0, before[1])
+        for model, measured in zip(models.values(), measure(processes, inputs), strict=True):
+            for speed in measured["speed"]:
+                speed["questions_per_second"] = speed.pop("features_per_second") * len(examples) / len(features)
+            model.update(measured)
     scores = [question_scores(examples, each, data_args) for each in answered]
     for model, entry in zip(models.values(), compare_scores(metrics, scores, seed), strict=True):
         model.update(entry)

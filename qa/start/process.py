@@ -4,8 +4,10 @@ Belongs here: what must be settled before the libraries are imported, with the s
 Does not belong here: what several processes do together (`processes.py`), and the arguments.
 """
 
+import atexit
 import contextlib
 import ctypes
+import gc
 import logging
 import math
 import os
@@ -85,6 +87,10 @@ def prepare_process():
         UsageError: an environment variable makes no sense.
     """
     _check_environment(os.environ)
+    # What the libraries make as they are imported stays. To look through it for garbage again and again, and once more
+    # before the process ends, takes a third of the time of importing them.
+    gc.set_threshold(10_000)
+    atexit.register(gc.freeze)
     if not any(name.startswith("MALLOC_") for name in os.environ):
         keep_freed_memory()
     # IPEX imports torch's compiler, which would start idle workers of 600 MB each.
