@@ -138,6 +138,7 @@ def test_sparsity_grows_and_stays_through_a_kill_and_stage_1(tmp_path, tokenizer
         ([*TEXT, "--steps", "5", "--max_steps", "6"], "--steps and --max_steps"),
     ],
 )
+@pytest.mark.recipe
 def test_wrong_words_are_refused(words, named, tmp_path):
     defaults = ["--model_name_or_path", SAMPLE / "distilbert-qa", "--output_dir", tmp_path / "out"]
     finished = forked_main.run("prune_encoder_qa.py", *defaults, *words, cwd=tmp_path, kind="arguments")
