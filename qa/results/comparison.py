@@ -12,7 +12,7 @@ from pathlib import Path
 from qa.results.files import read_json
 from qa.results.page import command_text, f1_kept, floored, write_comparison_page
 from qa.results.report import METRICS
-from qa.results.tables import markdown_table, paired_change, text_table, with_interval
+from qa.results.tables import markdown_table, paired_change, print_table, with_interval
 from qa.start.errors import UsageError
 from qa.start.output import PLOTS, read_run
 from qa.start.paths import check_output_dir, names_of
@@ -100,7 +100,7 @@ def print_results(folders):
         run["lost"] = runs[0]["eval_f1"] - run["eval_f1"]
         numbers = [_or_dash(run, key) for key in ("eval_exact_match", "eval_f1", "lost", "model_size_mb")]
         rows.append([name, *numbers, _or_dash(run, "eval_samples_per_second", 1)])
-    print(text_table(rows))
+    print_table(rows)
 
 
 def compare_runs(folders, output_dir):
@@ -136,7 +136,7 @@ def compare_runs(folders, output_dir):
         plots.plot_pareto(timed, output_dir / PLOTS["pareto"])
         sections.append(f"![F1 against latency]({PLOTS['pareto']})")
     write_text(output_dir / "report.md", "\n\n".join(sections) + "\n")
-    print(text_table(table))
+    print_table(table)
     print(COMPARISON_NOTE)
     command = command_text(sys.argv, os.environ)
     write_comparison_page(runs, reports, table, [COMPARISON_NOTE], command, output_dir)

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from qa.results.files import read_json
 from qa.results.page import command_text, context_pieces, write_run_page
-from qa.results.tables import markdown_table, paired_change, text_table, with_interval, with_percent
+from qa.results.tables import markdown_table, paired_change, print_table, with_interval, with_percent
 from qa.start.output import PLOTS, REPORT_FILES
 from qa.start.processor import processor
 from qa.start.writing import write_text
@@ -236,7 +236,7 @@ def write_report(report, folder):
 
     table, notes = report_table(report), report_notes(report)
     print("***** report *****")
-    print(text_table(table))
+    print_table(table)
     print("\n".join(notes))
     drawn = [f"![{title}]({name})" for title, name in PLOTS.items() if (folder / name).is_file()]
     sections = [

@@ -5,6 +5,10 @@ Does not belong here: which numbers they hold (`report.py`, `comparison.py`).
 """
 
 import html
+import sys
+
+from rich.console import Console
+from rich.table import Column, Table
 
 
 def with_interval(value, bounds, sign=""):
@@ -21,14 +25,16 @@ def with_percent(value, first):
     return f"{value:.4g}" if value is first else f"{value:.4g} ({100 * (value / first - 1):+.0f} %)"
 
 
-def text_table(rows):
-    """Align rows of cells for the terminal: the first column on the left, the others on the right."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = []
+def print_table(rows):
+    """Print rows of cells, the first on the left, the others on the right; a narrow terminal has them folded."""
+    sides = [Column(justify="right" if index else "left") for index in range(len(rows[0]))]
+    table = Table.grid(*sides, padding=(0, 2))
     for row in rows:
-        first, *others = (cell.rjust(width) for cell, width in zip(row, widths, strict=True))
-        lines.append("  ".join([row[0].ljust(len(first)), *others]).rstrip())
-    return "\n".join(lines)
+        table.add_row(*row)
+    console = Console(markup=False, highlight=False, emoji=False)
+    if not console.is_terminal:
+        console.width = sys.maxsize  # a file has no edge
+    console.print(table)
 
 
 def markdown_table(rows):

@@ -18,7 +18,7 @@ from qa.results.comparison import compare_runs, pareto_front, print_results, sid
 from qa.results.measure import bootstrap_means, interval, timed_rows
 from qa.results.page import LARGEST_PAGE
 from qa.results.report import changed_answers, compare_scores, report_table
-from qa.results.tables import markdown_table, text_table
+from qa.results.tables import markdown_table, print_table
 from qa.start.errors import UsageError
 from report_qa import main
 
@@ -92,7 +92,13 @@ def test_changed_answers_come_with_both_texts_losses_first():
 def test_cells_are_shown_as_they_are():
     rows = [["run", "F1"], ["a|b", "<b>57</b>\nx"]]
     assert markdown_table(rows).splitlines()[2] == "| a\\|b | &lt;b&gt;57&lt;/b&gt; x |"
-    assert text_table([["run", "F1"], ["longer", "9"]]) == "run     F1\nlonger   9"
+
+
+def test_cells_are_printed_as_they_are(capsys):
+    print_table([["run", "F1 [low, high]"], ["[b]long[/b] :cat:" + 90 * "x", "9"]])
+    first, second = capsys.readouterr().out.splitlines()
+    assert first.startswith("run  ") and first.endswith("  F1 [low, high]")
+    assert second == "[b]long[/b] :cat:" + 90 * "x" + 15 * " " + "9"
 
 
 def test_timed_batches_are_full_and_of_all_lengths():
