@@ -10,7 +10,6 @@ run_qa.py and export_qa.py, and any fp32 model for question answering.
 
 import argparse
 import contextlib
-import gc
 import json
 import sys
 from pathlib import Path
@@ -135,14 +134,11 @@ def main():
         check_question(args.question)
     quiet_libraries()
     prepare_imports(kinds)
-    # Looking for garbage among 2,400 modules takes 0.4 s and finds none.
-    gc.disable()
     with contextlib.redirect_stdout(sys.stderr) if args.json else contextlib.nullcontext():
         models = [load(*words) for words in zip(args.folders, kinds, names_of(args.folders), strict=True)]
 
     from rich.console import Console
 
-    gc.enable()
     console = Console(highlight=False)
     for question in questions_of(args):
         try:

@@ -85,11 +85,11 @@ def check_optimization(optimization_args, data_args, training_args):
 def check_run(run, splits, path):
     """Refuse a run that does nothing, or lacks the questions for what it is to do; its settings are from `path`."""
     training_args, optimization_args = run.training_args, run.optimization_args
-    quantizing, settings = optimization_args.apply_quantization, run.settings["quantization"]
+    quantizing = optimization_args.apply_quantization
     if not (quantizing or training_args.do_eval or training_args.do_predict):
         raise UsageError("there is nothing to do: give --apply_quantization, --do_eval or --do_predict")
     if quantizing:
-        check_criterion(settings, path, training_args.do_eval)
+        check_criterion(run.settings["quantization"], path, training_args.do_eval)
     if quantizing and optimization_args.verify_loading and not any(splits.values()):
         raise UsageError("--verify_loading compares logits on real questions: give --do_eval or --do_predict as well")
 
@@ -107,7 +107,8 @@ def main():
     use_ipex = quantizing and training_args.use_ipex
     static = quantizing and approach == "static"
     path = find_config(optimization_args.quantization_config or CONFIG_DIR / "quantization.yml", "quantization_config")
-    run.settings["quantization"] = quantization_settings("ipex" if use_ipex else approach, path)
+    if quantizing:
+        run.settings["quantization"] = quantization_settings("ipex" if use_ipex else approach, path)
     splits = {"train": static, "validation": training_args.do_eval, "test": training_args.do_predict}
     check_run(run, splits, path)
     note_effects(run)

@@ -42,10 +42,17 @@ def _lowest(criterion, f1):
     return f1 - (loss if criterion.get("criterion") == "absolute" else loss * f1)
 
 
-def _is_left_out(name, settings):
-    """Tell whether an operator stays in fp32; "/bert/.../dense/MatMul" in a graph is "bert.....dense" in settings."""
-    module = ".".join(name.strip("/").split("/")[:-1])
-    return any(re.fullmatch(pattern, module) for pattern in settings.get("excluded_op_names", ()))
+def _left_out(names, settings):
+    """Choose the operators that stay in fp32; "/bert/.../dense/MatMul" in a graph is "bert.....dense" in settings."""
+    modules = {name: ".".join(name.strip("/").split("/")[:-1]) for name in names}
+    left_out = set()
+    for pattern in settings.get("excluded_op_names", ()):
+        found = {name for name, module in modules.items() if re.fullmatch(pattern, module)}
+        if not found:
+            longest = max(modules.values(), key=len)
+            print(f"note: excluded_op_names: no operator here is called {pattern!r}; names are such as {longest!r}")
+        left_out |= found
+    return left_out
 
 
 # INC's own export (`Torch2ONNXConfig`) was tried first, with INC 3.7.1 and torch 2.8: torch cannot unpack the
@@ -72,13 +79,9 @@ def quantize_onnx(source, target, batches, settings, trials=None):
     graph = onnx.load(prepared).graph
     weights = {tensor.name for tensor in graph.initializer}
     # Products of two activations, in attention, gain no time. (The option MatMulConstBOnly is not for QDQ.)
-    names = [
-        node.name
-        for node in graph.node
-        if node.op_type in ("MatMul", "Gather")
-        and weights.intersection(node.input)
-        and not _is_left_out(node.name, settings)
-    ]
+    nodes = [node for node in graph.node if node.op_type in ("MatMul", "Gather") and weights.intersection(node.input)]
+    left_out = _left_out([node.name for node in nodes], settings)
+    names = [node.name for node in nodes if node.name not in left_out]
     quantize = _quantize_dynamically
     if batches:
         quantize = functools.partial(_quantize_statically, method=settings.get("calibration_method", "minmax"))
@@ -204,7 +207,7 @@ def quantize_openvino(model, batches, settings, trials=None):
     how = {
         "model_type": nncf.ModelType.TRANSFORMER,
         "subset_size": len(batches),
-        "ignored_scope": nncf.IgnoredScope(names=[name for name in names if _is_left_out(name, settings)]),
+        "ignored_scope": nncf.IgnoredScope(names=sorted(_left_out(names, settings))),
     }
     dataset = nncf.Dataset(batches)
     with contextlib.redirect_stdout(sys.stderr):  # where progress bars go

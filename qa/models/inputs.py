@@ -68,7 +68,9 @@ def settle_inputs(model, tokenizer, data_args, name, flag="model_name_or_path", 
     rows = token_type_rows(model)
     if "token_type_ids" in names and rows and max(_window(tokenizer, SHORT)["token_type_ids"]) >= rows:
         names.remove("token_type_ids")
-    tokenizer.model_input_names = names
+    if names != tokenizer.model_input_names:
+        # In `init_kwargs` it is saved as well: a pipeline asks the tokenizer what the model takes.
+        tokenizer.model_input_names = tokenizer.init_kwargs["model_input_names"] = names
     longest, reason = _longest_window(model, tokenizer, data_args.max_seq_length)
     if not longest:
         raise UsageError(f"--{flag} {name} does not run on a window of question and context: {reason}")

@@ -150,7 +150,13 @@ def load(folder, kind, name):
             raise UsageError(f"{folder}: {source} is another model now than the one evaluated; evaluate it again")
     known = _known(folder, settings)
     batch_size = known.pop("per_device_eval_batch_size", BATCH_SIZE)
+    never_pad = known.pop("never_pad", False)
     data_args = _data_args(known, tokenizer, getattr(model, "config", None))
+    data_args.never_pad = never_pad
+    if kind in ("fp32", "original"):
+        from qa.models.inputs import settle_inputs
+
+        settle_inputs(model, tokenizer, data_args, source)
     ipex = kind == "compressed" and is_ipex(model.config)
     multiple = IPEX_WIDTH_STEP if ipex and data_args.pad_to_max_length is None else 1
     asked = Asked(name, model, tokenizer, data_args, batch_size, multiple)
@@ -176,6 +182,7 @@ def _load_model(folder, kind, model_args):
 def _known(folder, settings):
     """Return those of `ANSWERING` that a run has left, and refuse what cannot be their value."""
     defaults = vars(DataTrainingArguments()) | {"per_device_eval_batch_size": BATCH_SIZE}
+    defaults["never_pad"] = False
     known = {name: settings[name] for name in ANSWERING if name in settings}
     for name, value in known.items():
         kind = type(defaults[name])
@@ -223,7 +230,7 @@ def ask(asked, question, context):
     except UsageError as error:  # it names flags, and here are none
         width = data_args.max_seq_length
         raise UsageError(f"{asked.name} reads {width} tokens at a time; shorten the question") from error
-    batches = Batches(features, asked.tokenizer, asked.batch_size, data_args.fixed_width, asked.multiple)
+    batches = Batches(features, asked.tokenizer, asked.batch_size, data_args.evaluation_width, asked.multiple)
     begin = time.perf_counter()
     logits = predict_logits(asked.model, batches)
     answers = choose_answers(examples, features, logits, data_args)

@@ -118,7 +118,7 @@ def seen_batches(evaluated, calibration):
 
 def _finish(run, scored, verified, source=None):
     """Write down that the run is whole, what answers depend on, and what was scored; drop a report on others."""
-    arguments = vars(run.data_args) | vars(run.training_args)
+    arguments = vars(run.data_args) | vars(run.training_args) | {"never_pad": run.data_args.never_pad}
     answering = {name: arguments[name] for name in ANSWERING} | (source or {})
     earlier = [run.earlier.get(key) for key in ("answering", "scored")]
     if not run.optimization_args.report and [answering, scored] != earlier:

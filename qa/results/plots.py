@@ -100,8 +100,8 @@ def plot_loss(history, path):
     """Draw the loss over the training, and its parts where there are any.
 
     Args:
-        history: list of dictionaries with `step`, `loss`, and with distillation `loss_student` and
-            `loss_distillation`.
+        history: list of dictionaries with `step`, `loss`, and with distillation its parts, as `trainer_qa.py` logs
+            them.
         path: PNG file to write.
     """
     figure, axes = _figure(3.8, columns=1)
@@ -110,6 +110,7 @@ def plot_loss(history, path):
         ("loss", "total", "-", "o"),
         ("loss_student", "student (labels)", "--", "s"),
         ("loss_distillation", "distillation (teacher)", ":", "^"),
+        ("loss_intermediate", "hidden states (teacher)", "-.", "v"),
     )
     for (key, label, line, marker), colour in zip(curves, OKABE_ITO, strict=False):
         points = [(entry["step"], entry[key]) for entry in history if key in entry]

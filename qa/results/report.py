@@ -107,7 +107,7 @@ def report_run(run, prepared, answers, kind=None, history=(), sparsity=None):
         "models": models,
         **(sparsity or {}),
         "loss": [
-            {key: entry[key] for key in ("step", "loss", "loss_student", "loss_distillation") if key in entry}
+            {key: value for key, value in entry.items() if key == "step" or key.startswith("loss")}
             for entry in history
             if "loss" in entry
         ],

@@ -6,10 +6,11 @@ Does not belong here: reading and checking any of it.
 
 from dataclasses import dataclass, field
 
-# Arguments that answers depend on, which `run.json` keeps of a finished run.
+# Arguments that answers depend on, and whether windows were padded, which `run.json` keeps of a finished run.
 ANSWERING = (
     *("max_seq_length", "doc_stride", "pad_to_max_length", "version_2_with_negative"),
     *("n_best_size", "max_answer_length", "null_score_diff_threshold", "per_device_eval_batch_size"),
+    "never_pad",
 )
 
 

@@ -68,8 +68,8 @@ def _restore_random_state(state):
 class CompressingTrainer(INCTrainer):
     """`INCTrainer` that a kill does not cost anything.
 
-    Subclasses have `_loss_of(model, inputs)`, which returns the loss of a batch, the list of its parts, as many as
-    `LOSS_PARTS` or none, and the model's outputs.
+    Subclasses have `_loss_of(model, inputs)`, which returns the loss of a batch, the list of its parts, at most as
+    many as `LOSS_PARTS`, and the model's outputs.
 
     Args:
         calibration: `Batches` of training features that activation ranges are taken from (quantization only); some

@@ -3,12 +3,14 @@
 import json
 import os
 import pty
+import shutil
 import subprocess
 import sys
 
 import forked_main
 import pytest
 from conftest import ROOT, SAMPLE
+from transformers import AutoTokenizer
 
 import answer_qa
 from qa.questions.examples import read_examples
@@ -148,6 +150,20 @@ def test_long_texts_are_answered_in_windows_as_in_evaluation(tmp_path, tokenizer
         found = ask(asked, example["question"], example["context"])
         assert found["answer"] == predictions[example["id"]]
         assert found["answer"] == example["context"][slice(*found["span"])]
+
+
+def test_a_tokenizer_may_give_more_than_the_model_takes(tmp_path):
+    shutil.copytree(MODEL, tmp_path / "model")
+    path = tmp_path / "model" / "tokenizer_config.json"
+    # BERT's also gives token types.
+    path.write_text(path.read_text(encoding="utf-8").replace("DistilBertTokenizer", "BertTokenizer"), encoding="utf-8")
+    asked = load(tmp_path / "model", "fp32", "model")
+    assert ask(asked, QUESTION, "Ann met Bob in Rome.") | {"seconds": 0} == ask(
+        load(MODEL, "fp32", "sample"), QUESTION, "Ann met Bob in Rome."
+    ) | {"seconds": 0}
+    asked.tokenizer.save_pretrained(tmp_path / "saved")
+    saved = AutoTokenizer.from_pretrained(tmp_path / "saved")
+    assert list(saved(QUESTION, "Ann met Bob.")) == ["input_ids", "attention_mask"]
 
 
 # --- whole runs ---

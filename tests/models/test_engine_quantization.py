@@ -98,14 +98,16 @@ def test_where_no_trial_meets_it_that_is_said(source, tmp_path):
 
 
 @pytest.mark.parametrize("method", ["minmax", "entropy", "percentile"])
-def test_names_left_out_and_the_calibration_method_reach_the_engine(method, source, tmp_path):
-    settings = {"excluded_op_names": [".*wide"], "calibration_method": method}
+def test_names_left_out_and_the_calibration_method_reach_the_engine(method, source, tmp_path, capsys):
+    settings = {"excluded_op_names": [".*wide", ".*wild"], "calibration_method": method}
     # Batches of real questions have widths of their own.
     batches = [{"input_ids": each["input_ids"][:, :width]} for each, width in zip(INPUTS, (12, 9, 5), strict=True)]
     quantize_onnx(source, tmp_path / "int8.onnx", batches, settings)
     found = {matrix.shape: matrix.dtype for matrix in matrices(tmp_path / "int8.onnx")}
     assert found[32, 2] == np.float32
     assert found[32, 32] == np.int8
+    notes = [line for line in capsys.readouterr().out.splitlines() if line.startswith("note: ")]
+    assert notes == ["note: excluded_op_names: no operator here is called '.*wild'; names are such as 'plain'"]
 
 
 def test_in_openvino_nncf_brings_the_operator_back(source):
