@@ -193,11 +193,10 @@ def main():
 
     # The heavy libraries are loaded only now that nothing more can be said about the input.
     ask_about_processor()
-    import torch
 
     with without_ipex():
         from qa.compression.sparsity import prunable_weights, sparsity_report
-        from qa.models.inputs import columns_taken, refuse_without_mask
+        from qa.models.inputs import dummy_inputs, refuse_without_mask
         from qa.training.batches import check_batches, steps_of_training
 
     model, guesses = load_language_model(run.model_args, load_base_model(run, needs_head=None), run.tokenizer)
@@ -220,10 +219,7 @@ def main():
     # As stage 1 will load it.
     loaded = load_model(ModelArguments(run.output_dir), needs_head=None)
     if optimization_args.verify_loading and is_first_process() and not done:
-        inputs = {"input_ids": model.dummy_inputs["input_ids"]}
-        for column in columns_taken(model, ["attention_mask"]):
-            inputs[column] = torch.ones_like(inputs["input_ids"])
-        verify(model.base_model, loaded.base_model, inputs, 0.0, ("last_hidden_state",))
+        verify(model.base_model, loaded.base_model, dummy_inputs(model), 0.0, ("last_hidden_state",))
     history = training_in(run)[0] if training else ()
     report = sparsity_report(loaded, loaded.base_model.num_parameters())
     print(f"{run.output_dir}: sparsity {report['sparsity']:.6f} in {len(report['sparsity_per_op'])} linear operators")

@@ -84,12 +84,15 @@ class OptimizationArguments(OutcomeArguments):
     prune_ffn: float | None = field(
         default=None, metadata={"help": "Share of the feed-forward channels to take out before the training."}
     )
-    pruning_config: str | None = field(default=None, metadata={"help": "YAML file with INC's pruning settings."})
+    pruning_config: str | None = field(
+        default=None,
+        metadata={"help": "YAML file with INC's pruning settings (prune.yml or prune_pattern_lock.yml in config/)."},
+    )
     quantization_config: str | None = field(
-        default=None, metadata={"help": "YAML file with INC's quantization settings."}
+        default=None, metadata={"help": "YAML file with INC's quantization settings (config/quantization.yml)."}
     )
     distillation_config: str | None = field(
-        default=None, metadata={"help": "YAML file with INC's distillation settings."}
+        default=None, metadata={"help": "YAML file with INC's distillation settings (config/distillation.yml)."}
     )
     teacher_model_name_or_path: str | None = field(
         default=None, metadata={"help": "Folder or hub name of the teacher, with the student's vocabulary."}

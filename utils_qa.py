@@ -7,6 +7,9 @@ import logging
 from pathlib import Path
 
 from qa.questions.answers import extract_answers, write_answers
+from qa.questions.features import prepare_features
+
+__all__ = ["postprocess_qa_predictions", "prepare_features"]
 
 logger = logging.getLogger(__name__)
 

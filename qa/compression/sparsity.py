@@ -13,7 +13,7 @@ import torch
 from transformers import PreTrainedModel
 
 from qa.models.engine_runs import LOGITS
-from qa.models.inputs import columns_taken
+from qa.models.inputs import dummy_inputs
 from qa.start.writing import write_text
 
 _UNUSED = weakref.WeakKeyDictionary()  # model -> what `unused_linears` found
@@ -38,13 +38,10 @@ def unused_linears(model):
             for name, module in model.named_modules()
             if type(module) is torch.nn.Linear and module.weight.requires_grad
         }
-        was_training, device = model.training, next(model.parameters()).device
+        was_training = model.training
         with torch.enable_grad():
             # A pooler is run by its encoder also where nobody looks at what it gives: gradients tell that.
-            inputs = {name: values.to(device) for name, values in model.dummy_inputs.items()}
-            for name in columns_taken(model, ["attention_mask"]):
-                inputs[name] = torch.ones_like(inputs["input_ids"])
-            outputs = model.eval()(**inputs)
+            outputs = model.eval()(**dummy_inputs(model))
             # A language model has logits of words, or states of the last layer.
             logits = [outputs[name] for name in LOGITS if name in outputs] or [outputs[0]]
             total = sum(each.sum() for each in logits)
@@ -112,7 +109,7 @@ def sparsity_report(model, parameters):
 
     Returns:
         Dictionary of shares from 0 to 1: `sparsity` over the linear operators without the answer head,
-        `sparsity_of_model` over all parameters, and `sparsity_per_op` by operator name.
+        `sparsity_of_model`, the same zeros over all parameters, and `sparsity_per_op` by operator name.
     """
     weights = prunable_weights(model)
     zeros = {name: int((weight == 0).sum()) for name, weight in weights.items()}

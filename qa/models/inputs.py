@@ -23,6 +23,15 @@ SHORT, PADDED = 16, 24
 ROUNDING = 1e-3
 
 
+def dummy_inputs(model):
+    """Return a few tokens to run any model on: a dictionary of `(b, l)` int64 tensors, on the model's device.
+
+    A mask is among them where the model takes one: transformers warns without.
+    """
+    ids = model.dummy_inputs["input_ids"].to(next(model.parameters()).device)
+    return {"input_ids": ids, **{name: torch.ones_like(ids) for name in columns_taken(model, ["attention_mask"])}}
+
+
 def columns_taken(model, names):
     """Choose the columns that a model takes and looks at.
 

@@ -17,6 +17,17 @@ from qa.start.paths import is_lfs_pointer, kind_of
 SUFFIXES = (".json", ".jsonl", ".csv", ".parquet", ".txt")
 
 
+def rows_of_split(rows_of, split, source):
+    """Return the rows of a split; parameters from `open_data_set` and `source_of`.
+
+    Raises:
+        UsageError: there is no such split.
+    """
+    if split not in rows_of:
+        raise UsageError(f"{source}: there is no such split; found {', '.join(rows_of)}")
+    return rows_of[split]()
+
+
 def open_data_set(data_args, model_args):
     """Open a data set.
 

@@ -17,7 +17,7 @@ import unicodedata
 from qa.questions.answers_as_text import MISSING, ShortenedError, value_of_text
 from qa.questions.checks import check_for_scoring, refuse_blank, refuse_duplicate_ids
 from qa.questions.columns import ExampleError, find_columns, first_named, has_name
-from qa.questions.data_sets import open_data_set
+from qa.questions.data_sets import open_data_set, rows_of_split
 from qa.questions.files import kind_of_value, reading, rows_of_file
 from qa.start.errors import UsageError
 
@@ -50,10 +50,8 @@ def load_examples(data_args, model_args, splits):
         source = source_of(data_args, split)
         if rows_of is None:
             loaded[split] = read_examples(getattr(data_args, FILE_FLAGS[split]), source, limits[split])
-        elif split in rows_of:
-            loaded[split] = _examples_of(rows_of[split](), source, limits[split])
         else:
-            raise UsageError(f"{source}: there is no such split; found {', '.join(rows_of)}")
+            loaded[split] = _examples_of(rows_of_split(rows_of, split, source), source, limits[split])
         refuse_blank(loaded[split], source)
     if "validation" in loaded:
         check_for_scoring(loaded["validation"], source_of(data_args, "validation"), data_args.version_2_with_negative)

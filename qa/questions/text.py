@@ -5,7 +5,7 @@ Does not belong here: file formats (`files.py`), and questions about a text (`ex
 """
 
 from qa.questions.columns import first_named
-from qa.questions.data_sets import open_data_set
+from qa.questions.data_sets import open_data_set, rows_of_split
 from qa.questions.examples import source_of
 from qa.questions.files import kind_of_value, reading, rows_of_file
 from qa.questions.spans import own_rules
@@ -35,10 +35,7 @@ def load_texts(data_args, model_args, splits):
     if data_args.dataset_name is None:
         rows = rows_of_file(data_args.train_file)
     else:
-        rows_of = open_data_set(data_args, model_args)
-        if "train" not in rows_of:
-            raise UsageError(f"{source}: there is no such split; found {', '.join(rows_of)}")
-        rows = rows_of["train"]()
+        rows = rows_of_split(open_data_set(data_args, model_args), "train", source)
     texts = {}
     with reading(source):
         for place, row in rows:

@@ -92,7 +92,7 @@ def print_results(folders):
     """
     refuse_other_questions(folders)
     runs = [read_json(folder / "all_results.json") for folder in folders]
-    rows = [["run", "EM", "F1", "F1 lost", "size (MB)", "questions/s"]]
+    rows = [["run", "EM", "F1", "F1 lost", "size (MB)", "evaluated/s"]]
     for name, folder, run in zip(names_of(folders), folders, runs, strict=True):
         if "eval_f1" not in run:
             raise UsageError(f"{folder / 'all_results.json'} holds no eval_f1; run it with --do_eval")

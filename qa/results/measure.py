@@ -179,25 +179,24 @@ def _memory_mb(entry):
     return int(re.search(rf"{entry}:\s+(\d+) kB", status)[1]) * 1024 / 1e6
 
 
-def bootstrap_means(scores, seed, resamples=RESAMPLES):
+def bootstrap_means(scores, seed):
     """Resample questions with replacement, all columns together, and average (Efron 1979; paired: Koehn 2004).
 
     Args:
         scores: `(questions, columns)` float, one column for each model and metric.
         seed: of the draws.
-        resamples: how many.
 
     Returns:
-        `(resamples, columns)` float64. Differences of columns are those of models on the same drawn questions.
+        `(RESAMPLES, columns)` float64. Differences of columns are those of models on the same drawn questions.
     """
     generator = np.random.default_rng(seed)
     count = len(scores)
     # One draw at a time: all at once would take 200 MB for the questions of SQuAD.
-    return np.stack([scores[generator.integers(count, size=count)].mean(axis=0) for _ in range(resamples)])
+    return np.stack([scores[generator.integers(count, size=count)].mean(axis=0) for _ in range(RESAMPLES)])
 
 
 def interval(means):
-    """Return `[low, high]`, the percentile interval at `CONFIDENCE` of `(resamples,)` means."""
+    """Return `[low, high]`, the percentile interval at `CONFIDENCE` of `(RESAMPLES,)` means."""
     tail = (1 - CONFIDENCE) / 2
     return np.quantile(means, [tail, 1 - tail]).tolist()
 

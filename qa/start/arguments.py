@@ -1,9 +1,10 @@
 """The arguments that the scripts share, how they are read, and what is refused about them.
 
-Belongs here: the shared dataclasses, the parser, and every check that needs nothing but the arguments. Of the
-libraries only `transformers` is imported, and that inside `parse_arguments`.
+Belongs here: the shared dataclasses, the parser, and checks of single values. Of the libraries only `torch` and
+`transformers` are imported, and those inside functions.
 Does not belong here: what is asked of one script alone (its `OptimizationArguments`), argument files
-(`argument_words.py`), and reading data files (`qa/questions/`).
+(`argument_words.py`), arguments that have no effect or do not go together (`arguments_checks.py`), and reading data
+files (`qa/questions/`).
 """
 
 import os
@@ -206,7 +207,9 @@ def parse_arguments(optimization_arguments_class, argv=None):
     from transformers.hf_argparser import string_to_bool
 
     parser = HfArgumentParser(
-        (ModelArguments, DataTrainingArguments, TrainingArguments, optimization_arguments_class), allow_abbrev=False
+        (ModelArguments, DataTrainingArguments, TrainingArguments, optimization_arguments_class),
+        allow_abbrev=False,
+        description=sys.modules[optimization_arguments_class.__module__].__doc__.split("\n")[0],
     )
     parser.add_argument(
         "--no_pad_to_max_length",

@@ -32,13 +32,6 @@ OF_TRAINING = (
     "torch_compile", "torch_compile_backend", "torch_compile_mode", "torchdynamo", "fp16", "log_level_replica",
     "log_on_each_node", "dispatch_batches", "split_batches", "load_best_model_at_end", "do_train",
 )
-# These do what they say in every command.
-EVERYWHERE = (
-    "output_dir", "overwrite_output_dir", "do_eval", "do_predict", "per_device_eval_batch_size",
-    "log_level", "no_cuda", "use_cpu", "seed", "disable_tqdm", "tf32", "report_to", "push_to_hub", "hub_model_id",
-    "hub_token", "hub_private_repo", "push_to_hub_model_id", "push_to_hub_organization", "push_to_hub_token",
-    "use_ipex", "bf16", "ddp_backend", "ddp_timeout",
-)
 # fmt: on
 
 _OWN_EVALUATION = "questions are evaluated batch by batch through the project's own loop"

@@ -15,7 +15,6 @@ import run_qa_post_training
 from qa.start import arguments_checks
 from qa.start.arguments import DataTrainingArguments, ModelArguments, parse_arguments
 from qa.start.arguments_checks import (
-    EVERYWHERE,
     NO_EFFECT,
     OF_TRAINING,
     OPTIMIZERS,
@@ -25,6 +24,16 @@ from qa.start.arguments_checks import (
 )
 from qa.start.errors import UsageError
 from qa.start.run import Run
+
+# fmt: off
+# These do what they say in every command.
+EVERYWHERE = (
+    "output_dir", "overwrite_output_dir", "do_eval", "do_predict", "per_device_eval_batch_size",
+    "log_level", "no_cuda", "use_cpu", "seed", "disable_tqdm", "tf32", "report_to", "push_to_hub", "hub_model_id",
+    "hub_token", "hub_private_repo", "push_to_hub_model_id", "push_to_hub_organization", "push_to_hub_token",
+    "use_ipex", "bf16", "ddp_backend", "ddp_timeout",
+)
+# fmt: on
 
 SCRIPTS = {script.__name__: script for script in (run_qa, run_qa_post_training, export_qa, prune_encoder_qa)}
 # Arguments of ours that do what they say whatever else is given, each with the file of tests that sees it.
