@@ -11,6 +11,7 @@ from pathlib import Path
 import yaml
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
+from qa.results.files import exact_match_of
 from qa.start.engines import ENGINES
 from qa.start.paths import kind_of
 from qa.start.processor import processor
@@ -94,8 +95,7 @@ def _scores(results):
     """Return F1 and exact match in percent, or nothing if no answers were scored."""
     if "eval_f1" not in results:
         return {}
-    # With unanswerable questions the metric calls it "exact".
-    return {"f1": results["eval_f1"], "exact_match": results.get("eval_exact_match", results.get("eval_exact"))}
+    return {"f1": results["eval_f1"], "exact_match": exact_match_of(results)}
 
 
 def _source(data_args):

@@ -9,7 +9,7 @@ import os
 import sys
 from pathlib import Path
 
-from qa.results.files import read_json
+from qa.results.files import exact_match_of, read_json
 from qa.results.page import command_text, f1_kept, floored, write_comparison_page
 from qa.results.report import METRICS
 from qa.results.tables import markdown_table, paired_change, print_table, with_interval
@@ -59,22 +59,21 @@ def refuse_other_questions(folders):
         ids = set(read_json(answers)) if answers.is_file() else None
         questions = read_run(folder).get("scored", {}).get("digest")
         for key, value in (("rules", rules), ("ids", ids), ("questions", questions)):
-            if value is not None:
-                first.setdefault(key, (folder, value))
-        other, known = first.get("rules", (folder, rules))
-        if rules and rules != known:
-            raise UsageError(
-                f"{folder} is scored as {rules} and {other} as {known}, which says nothing about their models; "
-                "name runs with and without --version_2_with_negative apart"
-            )
-        other, known = first.get("ids", (folder, ids))
-        if ids is not None and ids != known:
-            raise UsageError(
-                f"{folder} answered {len(ids)} questions and {other} {len(known)}, of which "
-                f"{len(ids & known)} are the same; name runs on the same questions"
-            )
-        other, known = first.get("questions", (folder, questions))
-        if questions and questions != known:
+            if value is None:
+                continue
+            other, known = first.setdefault(key, (folder, value))
+            if value == known:
+                continue
+            if key == "rules":
+                raise UsageError(
+                    f"{folder} is scored as {rules} and {other} as {known}, which says nothing about their models; "
+                    "name runs with and without --version_2_with_negative apart"
+                )
+            if key == "ids":
+                raise UsageError(
+                    f"{folder} answered {len(ids)} questions and {other} {len(known)}, of which "
+                    f"{len(ids & known)} are the same; name runs on the same questions"
+                )
             raise UsageError(
                 f"{folder} and {other} answered questions of the same ids, but other ones, or with other right "
                 "answers; name runs on the same questions"
@@ -96,7 +95,7 @@ def print_results(folders):
     for name, folder, run in zip(names_of(folders), folders, runs, strict=True):
         if "eval_f1" not in run:
             raise UsageError(f"{folder / 'all_results.json'} holds no eval_f1; run it with --do_eval")
-        run["eval_exact_match"] = run.get("eval_exact_match", run.get("eval_exact"))
+        run["eval_exact_match"] = exact_match_of(run)
         run["lost"] = runs[0]["eval_f1"] - run["eval_f1"]
         numbers = [_or_dash(run, key) for key in ("eval_exact_match", "eval_f1", "lost", "model_size_mb")]
         rows.append([name, *numbers, _or_dash(run, "eval_samples_per_second", 1)])
@@ -203,7 +202,7 @@ def _known_without_report(folder):
     known = {
         "questions": results.get("eval_samples"),
         "f1": results.get("eval_f1"),
-        "exact_match": results.get("eval_exact_match", results.get("eval_exact")),
+        "exact_match": exact_match_of(results),
         "size_mb": results.get("model_size_mb"),
     }
     return {key: value for key, value in known.items() if value is not None}

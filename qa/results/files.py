@@ -44,3 +44,8 @@ def read_json(path):
     if not isinstance(content, dict):
         raise UsageError(f"{path} holds a {type(content).__name__}; name the output folder of a finished run")
     return content
+
+
+def exact_match_of(metrics):
+    """Return the exact match of an evaluation, in percent; with unanswerable questions the metric calls it `exact`."""
+    return metrics.get("eval_exact_match", metrics.get("eval_exact"))

@@ -13,7 +13,7 @@ from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
-from qa.results.files import read_json
+from qa.results.files import exact_match_of, read_json
 from qa.results.page import command_text, context_pieces, write_run_page
 from qa.results.tables import markdown_table, paired_change, print_table, with_interval, with_percent
 from qa.start.output import PLOTS, REPORT_FILES
@@ -165,9 +165,9 @@ def compare_scores(metrics, scores, seed):
     means = bootstrap_means(np.hstack(scores), seed)
     entries = []
     for number, metric in enumerate(metrics):
-        exact = metric.get("eval_exact_match", metric.get("eval_exact"))
         entry = {}
-        for column, (name, value) in enumerate((("f1", metric["eval_f1"]), ("exact_match", exact))):
+        found = {"f1": metric["eval_f1"], "exact_match": exact_match_of(metric)}
+        for column, (name, value) in enumerate(found.items()):
             own = means[:, 2 * number + column]
             entry |= {name: value, f"{name}_interval": interval(own)}
             if number:

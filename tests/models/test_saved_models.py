@@ -63,7 +63,7 @@ def test_the_lines_of_the_readme_answer_from_a_saved_model_in_evaluation_mode(ki
     assert len([line for line in lines.splitlines() if line]) == 5
     lines = lines.replace("out/static", f"out/{kind}")
     if kind == "ipex":
-        (first,) = re.findall(r"IPEX recipes needs `(import \w+)` before", readme)
+        (first,) = re.findall(r"IPEX recipes needs `(import \w+)` first", readme)
         lines = f"{first}\n{lines}"
     lines += """
 import torch
