@@ -34,7 +34,7 @@ def read_context(path):
         context = text.decode("utf-8")
     except UnicodeDecodeError as error:
         raise UsageError(f"--context {path}: not UTF-8 text (byte {error.start}); save the file as UTF-8") from error
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, AttributeError) as error:  # there is no standard input at all
         reason = getattr(error, "strerror", None) or error
         raise UsageError(f"--context {path}: cannot be read: {reason}; name a text file") from error
     if is_blank(context):
@@ -60,6 +60,8 @@ def questions_of(args):
     """Yield the question that was given, else those typed at a prompt, or the lines of standard input."""
     if args.question is not None:
         yield args.question
+    elif sys.stdin is None:
+        raise UsageError("there is nobody to ask questions: give --question, or standard input")
     elif sys.stdin.isatty():
         import readline  # noqa: F401  lets lines be edited and brought back
 

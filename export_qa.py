@@ -176,7 +176,7 @@ def main():
     from qa.results.measure import timed_rows
 
     model, exported, parameters = load_both(run)
-    exporter = exporter_of(exported, run.model_args.model_name_or_path)
+    exporter = exporter_of(exported, run.model_args.model_name_or_path, run.tokenizer.model_input_names)
     evaluated = prepare_evaluation(run)
     # The features that static quantization by INC calibrates on.
     calibration = draw_calibration(run) if static else None

@@ -335,7 +335,8 @@ def main():
         batches = seen_batches(evaluated, trainer.calibration)
         verify(trainer.model.cpu().eval(), loaded, batches.inputs(next(batches.by_length())), 0.0)
     history, sparsity = training_in(run)
-    conclude(run, loaded, evaluated, training_steps(run), history=history, sparsity=sparsity)
+    kind = "compressed" if optimization_args.apply_quantization else "fp32"
+    conclude(run, loaded, evaluated, training_steps(run), kind, history, sparsity)
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ from typing import NamedTuple
 import numpy as np
 
 from qa.models.engine_runs import LOGITS, run_of_onnx, run_of_openvino
+from qa.start.errors import UsageError
 
 # INC's default for what may be lost, too: a hundredth of the original's F1.
 TOLERABLE_LOSS = 0.01
@@ -72,6 +73,7 @@ def quantize_onnx(source, target, batches, settings, trials=None):
 
     Raises:
         CriterionError: the F1 of no trial meets the criterion.
+        UsageError: the settings leave no operator to be int8.
     """
     import onnx
 
@@ -82,6 +84,8 @@ def quantize_onnx(source, target, batches, settings, trials=None):
     nodes = [node for node in graph.node if node.op_type in ("MatMul", "Gather") and weights.intersection(node.input)]
     left_out = _left_out([node.name for node in nodes], settings)
     names = [node.name for node in nodes if node.name not in left_out]
+    if not names:  # to ONNX Runtime that means all
+        raise UsageError("--quantization_config: excluded_op_names leave no operator to be int8; leave out fewer")
     quantize = _quantize_dynamically
     if batches:
         quantize = functools.partial(_quantize_statically, method=settings.get("calibration_method", "minmax"))
@@ -93,10 +97,10 @@ def quantize_onnx(source, target, batches, settings, trials=None):
     while trials.f1_of(run_of_onnx(target)) < lowest:
         if worst_last is None:
             worst_last = _by_error(quantize, prepared, target, batches, names, trials.inputs[0])
-        if not worst_last:
-            raise CriterionError
         print(f"back to fp32: {worst_last[-1]}")
         names.remove(worst_last.pop())
+        if not names:
+            raise CriterionError
         quantize(prepared, target, batches, names)
 
 

@@ -23,12 +23,13 @@ from qa.start.writing import written_beside
 LARGEST_FILE = 2**31 - 1
 
 
-def exporter_of(model, name):
+def exporter_of(model, name, columns):
     """Find the exporter of a model.
 
     Args:
         model: a transformers model.
         name: that of `--model_name_or_path`.
+        columns: what the tokenizer gives the model, `tokenizer.model_input_names`.
 
     Returns:
         `optimum.exporters.onnx.OnnxConfig`: names and dynamic axes of inputs and outputs.
@@ -55,7 +56,15 @@ def exporter_of(model, name):
             f"--model_name_or_path {name} is of the kind {kind}, which optimum-onnx cannot export for question "
             "answering; use BERT, RoBERTa, DistilBERT or another of its kinds"
         ) from error
-    return constructor(model.config)
+    exporter = constructor(model.config)
+    # A column that the graph lacks would be dropped, and what nobody gives made up, both in silence.
+    odd = {*columns} - {*exporter.inputs} | {*exporter.inputs} - {"input_ids", "attention_mask", "token_type_ids"}
+    if odd:
+        raise UsageError(
+            f"--model_name_or_path {name}: its tokenizer gives {', '.join(columns)}, and the graph that optimum-onnx "
+            f"makes of {kind} models takes {', '.join(exporter.inputs)}; use another kind of model"
+        )
+    return exporter
 
 
 def export(run, model, exporter, calibration=None, tuning=None):

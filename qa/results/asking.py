@@ -156,7 +156,10 @@ def load(folder, kind, name):
     if kind in ("fp32", "original"):
         from qa.models.inputs import settle_inputs
 
-        settle_inputs(model, tokenizer, data_args, source)
+        try:
+            settle_inputs(model, tokenizer, data_args, source)
+        except UsageError as error:
+            raise UsageError(str(error).removeprefix("--model_name_or_path ")) from error
     ipex = kind == "compressed" and is_ipex(model.config)
     multiple = IPEX_WIDTH_STEP if ipex and data_args.pad_to_max_length is None else 1
     asked = Asked(name, model, tokenizer, data_args, batch_size, multiple)

@@ -12,9 +12,9 @@ import json
 import os
 import pickle
 import re
+import signal
 import subprocess
 import sys
-import tempfile
 import time
 from pathlib import Path
 
@@ -22,6 +22,7 @@ import numpy as np
 
 from qa.corrections.py_cpuinfo import ask_about_processor
 from qa.start.engines import ENGINES
+from qa.start.errors import SaveError
 from qa.start.process import chosen_threads, prepare_process, quiet_libraries
 from qa.start.stack import PROJECT_DIR
 
@@ -53,24 +54,23 @@ def timed_rows(batches):
     return [full[0], *(full[int((part + 0.5) * len(full) / count)] for part in range(count))]
 
 
-def start_measuring(models):
+def start_measuring(models, workspace):
     """Start a process for each model that is to be measured; it imports its libraries, and waits to be asked.
 
     Args:
         models: pairs of a kind, `fp32` (a transformers model), `compressed` (one that `load_compressed` loads) or one
             of `ENGINES` (one that `load_exported` loads, without PyTorch), and the folder of the model.
+        workspace: folder that they run in, for what INC writes.
 
     Returns:
         List of `subprocess.Popen` for `measure`.
     """
-    words = [sys.executable, "-m", "qa.results.measure"]
+    # -P: no file of the user's is taken for a module.
+    words = [sys.executable, "-P", "-m", "qa.results.measure"]
     paths = [str(PROJECT_DIR), *filter(None, [os.environ.get("PYTHONPATH")])]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
-    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
-    return [
-        subprocess.Popen([*words, kind, str(Path(folder).resolve())], env=environment, **pipes)
-        for kind, folder in models
-    ]
+    how = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "env": environment, "cwd": workspace}
+    return [subprocess.Popen([*words, kind, str(Path(folder).resolve())], **how) for kind, folder in models]
 
 
 def measure(processes, inputs):
@@ -88,7 +88,7 @@ def measure(processes, inputs):
         the process, its libraries included, occupied until then. The sizes come in ascending order.
 
     Raises:
-        subprocess.CalledProcessError: the process failed; its message is on standard error.
+        SaveError: a process failed; its message is on standard error.
     """
     # While one of them still imports, none is timed.
     for process in processes:
@@ -97,7 +97,10 @@ def measure(processes, inputs):
     for process, inputs_by_size in zip(processes, inputs, strict=True):
         answer, _ = process.communicate(pickle.dumps(inputs_by_size))
         if process.returncode:
-            raise subprocess.CalledProcessError(process.returncode, process.args)
+            raise SaveError(
+                f"--report: the process that measures {process.args[-1]} ended with {process.returncode}; the model "
+                "is saved, and the same command measures again"
+            )
         answers.append(json.loads(answer))
     return answers
 
@@ -202,9 +205,10 @@ def interval(means):
 
 
 if __name__ == "__main__":
-    with os.fdopen(os.dup(sys.stdout.fileno()), "w") as answers, tempfile.TemporaryDirectory() as workspace:
-        # What loading has to say was said in the process that started this one, and INC writes where it is.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # the process that started this one says it
+    with os.fdopen(os.dup(sys.stdout.fileno()), "w") as answers:
+        # What loading has to say was said there as well.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        os.chdir(workspace)
-        for answer in _measure_here(*sys.argv[1:]):
-            print(answer, file=answers, flush=True)
+        with contextlib.suppress(BrokenPipeError):  # it is gone
+            for answer in _measure_here(*sys.argv[1:]):
+                print(answer, file=answers, flush=True)

@@ -78,7 +78,7 @@ def report_run(run, prepared, answers, kind=None, history=(), sparsity=None):
             # Not by `save_pretrained`, which imports torch's compiler to see whether the model is a product of it.
             original.config.save_pretrained(folder)
             save_model(original, str(Path(folder) / "model.safetensors"), {"format": "pt"})
-        processes = start_measuring([saved, (kind, output_dir)] if kind else [saved])
+        processes = start_measuring([saved, (kind, output_dir)] if kind else [saved], folder)
         models, inputs = {"original": {"size_mb": model_size_mb(original, saved[1])}}, [timed_inputs(1)]
         if kind:
             models["result"] = {"size_mb": read_json(output_dir / "all_results.json")["model_size_mb"]}

@@ -32,7 +32,7 @@ def print_table(rows):
     for row in rows:
         table.add_row(*row)
     console = Console(markup=False, highlight=False, emoji=False)
-    if not console.is_terminal:
+    if not sys.stdout.isatty():  # whatever FORCE_COLOR makes of it
         console.width = sys.maxsize  # a file has no edge
     console.print(table)
 

@@ -39,7 +39,7 @@ def verify_error(model, loaded, batches, share, name="fp32"):
 
     Args:
         model, loaded: what it was made from and the int8 model, callables as in `passes.predict_logits`.
-        batches: list of dictionaries of `(b, l)` int64 tensors, with `attention_mask`; padding does not count.
+        batches: list of dictionaries of `(b, l)` int64 tensors, padding, where a mask tells it, does not count.
         share: largest mean of the absolute differences that passes, as a share of the standard deviation of the
             logits of `model`.
         name: of `model`, for the line.
@@ -50,7 +50,8 @@ def verify_error(model, loaded, batches, share, name="fp32"):
     def logits(run):
         parts = []
         for inputs in batches:
-            outputs, tokens = run(**inputs), inputs["attention_mask"].numpy() == 1
+            outputs = run(**inputs)
+            tokens = inputs["attention_mask"] == 1 if "attention_mask" in inputs else ...  # all of them
             parts += [np.asarray(outputs[name])[tokens] for name in LOGITS]
         return np.concatenate(parts)
 

@@ -43,6 +43,10 @@ def command(main):
             return result
         except (UsageError, SaveError) as error:
             code, line = 2 if isinstance(error, UsageError) else 1, f"error: {rank}{error}"
+        except BrokenPipeError:
+            # Nobody reads what is printed any more, as behind `| head`.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+            code, line = 1, ""
         except KeyboardInterrupt:
             code, line = 130, f"{rank}interrupted; the same command starts again"
         except SystemExit as ended:
@@ -65,7 +69,8 @@ def command(main):
         _close_progress_bars()
         if several:
             _end_all(code, line, trace, lost)
-        print(line, file=sys.stderr)
+        if line:
+            print(line, file=sys.stderr)
         sys.exit(code)
 
     return run

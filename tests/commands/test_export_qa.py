@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import re
+import shutil
 import subprocess
 import sys
 import venv
@@ -467,7 +468,7 @@ def model_of(kind, parameters=()):
 
 def test_a_kind_of_model_that_cannot_be_exported_is_refused():
     with pytest.raises(UsageError, match="--model_name_or_path org/m is of the kind fnet, which optimum-onnx"):
-        exporter_of(model_of("fnet"), "org/m")
+        exporter_of(model_of("fnet"), "org/m", ["input_ids"])
 
 
 def test_a_model_that_fits_into_no_file_is_refused():
@@ -475,7 +476,30 @@ def test_a_model_that_fits_into_no_file_is_refused():
 
     weights = torch.empty(LARGEST_FILE // 4 + 1, device="meta")
     with pytest.raises(UsageError, match=r"--model_name_or_path org/m has 2\.1 GB of weights"):
-        exporter_of(model_of("bert", [weights]), "org/m")
+        exporter_of(model_of("bert", [weights]), "org/m", ["input_ids"])
+
+
+def test_a_graph_that_lacks_what_the_tokenizer_gives_is_refused():
+    from transformers import LiltConfig, RobertaConfig
+
+    columns = ["input_ids", "attention_mask", "token_type_ids"]
+    lacking = SimpleNamespace(config=RobertaConfig(type_vocab_size=2), parameters=lambda: ())
+    assert list(exporter_of(lacking, "org/m", columns[:2]).inputs) == columns[:2]
+    with pytest.raises(UsageError, match="org/m: its tokenizer gives input_ids, attention_mask, token_type_ids, and "):
+        exporter_of(lacking, "org/m", columns)
+    with pytest.raises(UsageError, match=r"models takes .*bbox"):
+        exporter_of(SimpleNamespace(config=LiltConfig(), parameters=lambda: ()), "org/m", columns[:2])
+
+
+@pytest.mark.recipe
+def test_where_a_tokenizer_gives_no_mask_all_is_seen(tmp_path):
+    shutil.copytree(SAMPLE / "distilbert-qa", tmp_path / "model")
+    path = tmp_path / "model" / "tokenizer_config.json"
+    path.write_text(json.dumps(read(path) | {"model_input_names": ["input_ids"]}), encoding="utf-8")
+    flags = ["--model_name_or_path", tmp_path / "model", *QUESTIONS, "--max_eval_samples", 40, "--do_eval"]
+    finished = run("export_qa.py", [*flags, "--verify_loading", "--export_format", "onnx"], tmp_path / "onnx")
+    assert finished.returncode == 0, finished.stderr
+    assert read(tmp_path / "onnx" / "all_results.json")["eval_f1"] > 90
 
 
 @pytest.mark.parametrize(("error", "passes"), [(0.05, True), (0.19, True), (0.21, False), (3.0, False)])

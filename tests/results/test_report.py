@@ -192,6 +192,9 @@ def test_a_report_says_what_became_of_the_model(name, runs):
             assert 0 < speed["p50_ms"] <= speed["p95_ms"]
             assert speed["questions_per_second"] > 0
             assert speed["peak_memory_mb"] > model["libraries_memory_mb"]
+    # INC's libraries are weighed where they are needed.
+    share = result["libraries_memory_mb"] / original["libraries_memory_mb"]
+    assert (share > 1.2) if name == "static" else (0.9 < share < 1.1)
     memory = [[float(cell.split()[0]) for cell in row[1:]] for row in report_table(report) if "memory" in row[0]]
     _, added, libraries, both = memory  # that of batches of 1 comes first
     assert np.add(added, libraries) == pytest.approx(both, rel=1e-3)  # four digits are shown
