@@ -47,10 +47,12 @@ def run_of_openvino(model):
     return run
 
 
+_LEFT_OUT = {"attention_mask": np.ones_like, "token_type_ids": np.zeros_like}
+
+
 def arrays_of(inputs, names):
     """Pick the inputs that a graph takes; what a tokenizer does not give is as in PyTorch: all seen, one segment."""
-    left_out = {"attention_mask": np.ones_like, "token_type_ids": np.zeros_like}
     return {
-        name: np.asarray(inputs[name]) if name in inputs else left_out[name](np.asarray(inputs["input_ids"]))
+        name: np.asarray(inputs[name]) if name in inputs else _LEFT_OUT[name](np.asarray(inputs["input_ids"]))
         for name in names
     }

@@ -136,10 +136,18 @@ def load(folder, kind, name):
     model_args = ModelArguments(model_name_or_path=source)
     if kind == "original":
         model_args.model_revision = settings["model_revision"]
+    known = _known(folder, settings)
+    batch_size, never_pad = known.pop("per_device_eval_batch_size", BATCH_SIZE), known.pop("never_pad", False)
     try:
         named = settings["tokenizer_name"] if kind == "original" else None
         tokenizer = load_tokenizer("model_name_or_path", named or source, model_args)
         model = _load_model(folder, kind, model_args)
+        data_args = _data_args(known, tokenizer, getattr(model, "config", None))
+        data_args.never_pad = never_pad
+        if kind in ("fp32", "original"):
+            from qa.models.inputs import settle_inputs
+
+            settle_inputs(model, tokenizer, data_args, source)
     except UsageError as error:
         raise UsageError(str(error).removeprefix("--model_name_or_path ")) from error
     except Exception as error:  # engines raise anything on a damaged file
@@ -148,18 +156,6 @@ def load(folder, kind, name):
         made_from = read_json(folder / RUN_FILE).get("made_from", {})
         if weights_of(source, model.config) != made_from.get("inputs", {}).get("--model_name_or_path"):
             raise UsageError(f"{folder}: {source} is another model now than the one evaluated; evaluate it again")
-    known = _known(folder, settings)
-    batch_size = known.pop("per_device_eval_batch_size", BATCH_SIZE)
-    never_pad = known.pop("never_pad", False)
-    data_args = _data_args(known, tokenizer, getattr(model, "config", None))
-    data_args.never_pad = never_pad
-    if kind in ("fp32", "original"):
-        from qa.models.inputs import settle_inputs
-
-        try:
-            settle_inputs(model, tokenizer, data_args, source)
-        except UsageError as error:
-            raise UsageError(str(error).removeprefix("--model_name_or_path ")) from error
     ipex = kind == "compressed" and is_ipex(model.config)
     multiple = IPEX_WIDTH_STEP if ipex and data_args.pad_to_max_length is None else 1
     asked = Asked(name, model, tokenizer, data_args, batch_size, multiple)
