@@ -32,7 +32,7 @@ def small_model(layout, tokenizer, seed=0, **changes):
     """Build a question-answering model, in evaluation mode.
 
     Args:
-        layout: one of `LAYOUTS`.
+        layout: one of `LAYOUTS`, or another that `changes` say all about.
         tokenizer: tells how many words it knows.
         seed: of its weights.
         changes: of its configuration.
@@ -40,7 +40,7 @@ def small_model(layout, tokenizer, seed=0, **changes):
     import torch
     from transformers import AutoConfig, AutoModelForQuestionAnswering
 
-    settings = {"vocab_size": len(tokenizer), **SIZE, **LAYOUTS[layout], **changes}
+    settings = {"vocab_size": len(tokenizer), **SIZE, **LAYOUTS.get(layout, {}), **changes}
     if layout == "distilbert" or layout == "xlnet":
         settings = {name: value for name, value in settings.items() if name not in SIZE}
     torch.manual_seed(seed)

@@ -19,6 +19,8 @@ from qa.start.errors import UsageError
 from qa.start.processor import note_saturation
 from qa.start.writing import written_beside
 
+# Kinds that look token types up among their words, so that none are something else than zeros.
+_TYPES_AS_WORDS = ("xlm", "flaubert")
 # An ONNX file is a protocol buffer, which ends here.
 LARGEST_FILE = 2**31 - 1
 
@@ -58,7 +60,10 @@ def exporter_of(model, name, columns):
         ) from error
     exporter = constructor(model.config)
     # A column that the graph lacks would be dropped, and what nobody gives made up, both in silence.
-    odd = {*columns} - {*exporter.inputs} | {*exporter.inputs} - {"input_ids", "attention_mask", "token_type_ids"}
+    taken, left_out = {*exporter.inputs}, {"attention_mask"}
+    if kind not in _TYPES_AS_WORDS:
+        left_out.add("token_type_ids")
+    odd = {*columns} - taken | taken - {"input_ids", *left_out, *columns}
     if odd:
         raise UsageError(
             f"--model_name_or_path {name}: its tokenizer gives {', '.join(columns)}, and the graph that optimum-onnx "
@@ -93,7 +98,7 @@ def export(run, model, exporter, calibration=None, tuning=None):
         return [arrays_of(batches.inputs(rows), names) for rows in batches.by_length()]
 
     batches, trials = calibration and arrays_in(calibration), tuning and Trials(tuning[0], arrays_in(tuning[1]))
-    with written_beside(run.output_dir) as folder, tempfile.TemporaryDirectory() as workspace:
+    with written_beside(run.output_dir) as folder, tempfile.TemporaryDirectory(dir=folder) as workspace:
         source = Path(workspace) / "model.onnx"
         if is_int8(model.config):
             # From 20 on GELU is one operator, which no rounding keeps ONNX Runtime from finding.

@@ -159,7 +159,8 @@ def _longest_window(model, tokenizer, wanted):
     def failure(length):
         window = _window(tokenizer, length)
         # An unknown word may have the id of the padding, which takes no place in some layouts.
-        window["input_ids"] = window["input_ids"][:1] * length
+        ids = window["input_ids"]
+        window["input_ids"] = [ids[0] if number == tokenizer.unk_token_id else number for number in ids]
         try:
             _logits(model, window)
         except Exception as error:  # layers raise whatever comes of a place beyond their tables

@@ -77,6 +77,21 @@ def test_windows_are_as_long_as_the_model_takes(layout, changes, longest, tokeni
     assert printed.count("warning") == printed.count(said) == (longest < 100)
 
 
+def test_a_layout_that_looks_for_its_separators_finds_them(tokenizer):
+    from tokenizers.processors import TemplateProcessing
+
+    used = bert_tokenizer(tokenizer)
+    specials = list(zip(used.convert_ids_to_tokens([used.cls_token_id, used.sep_token_id]), (1, 2), strict=True))
+    numbers = {token: used.convert_tokens_to_ids(token) for token, _ in specials}
+    used.backend_tokenizer.post_processor = TemplateProcessing(
+        single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] [SEP] $B [SEP]", special_tokens=list(numbers.items())
+    )
+    changes = {"attention_window": 8, "pad_token_id": 0, "sep_token_id": used.sep_token_id}
+    data_args = arguments(100, 16)
+    settle_inputs(small_model("longformer", used, **changes, max_position_embeddings=66), used, data_args, "M")
+    assert 40 < data_args.max_seq_length <= 66
+
+
 def test_windows_are_as_long_as_the_tokenizer_allows(tokenizer):
     used = bert_tokenizer(tokenizer, model_max_length=33)
     data_args = arguments(100, 16)

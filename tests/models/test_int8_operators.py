@@ -25,24 +25,25 @@ from qa.start.errors import UsageError
 class Part(torch.nn.Module):
     """A look-up, two products of which one takes the rounded output of the other, and a GELU."""
 
-    def __init__(self):
+    def __init__(self, between=torch.nn.Identity):
         super().__init__()
+        self.between = between()
         self.rows = torch.nn.Embedding(50, 32)
         self.first = torch.nn.Linear(32, 48)
         self.second = torch.nn.Linear(48, 8, bias=False)
 
     def forward(self, ids):
-        return torch.nn.functional.gelu(self.second(self.first(self.rows(ids))))
+        return torch.nn.functional.gelu(self.second(self.between(self.first(self.rows(ids)))))
 
 
-def quantized(linear):
+def quantized(linear, between=torch.nn.Identity):
     """A model with a part that FX made int8, and no more than that: INC leaves it so."""
     torch.manual_seed(0)
-    part = Part().eval()
+    part = Part(between).eval()
     with torch.no_grad():
         part.first.weight[part.first.weight.abs() < 0.05] = 0
     ids = torch.randint(50, (4, 9))
-    mapping = QConfigMapping().set_object_type(torch.nn.Linear, linear)
+    mapping = QConfigMapping().set_object_type(torch.nn.Linear, linear).set_object_type(torch.nn.ReLU, linear)
     mapping.set_object_type(torch.nn.Embedding, float_qparams_weight_only_qconfig)
     prepared = prepare_fx(part, mapping, (ids,))
     prepared(ids)
@@ -98,6 +99,19 @@ def test_static_operators_give_the_same_numbers_from_the_same_weights(tmp_path):
     assert not [
         node for node in graph.node if node.op_type == "Shape" and "Dequantize" in outputs[node.input[0]].op_type
     ]
+
+
+@pytest.mark.parametrize("linear", [get_default_qconfig("x86"), default_dynamic_qconfig])
+def test_a_relu_goes_along_with_its_product(linear, tmp_path):
+    model, ids = quantized(linear, torch.nn.ReLU)
+    assert type(model[0].first).__name__ == "LinearReLU"
+    session, _ = written(spell_out(copy.deepcopy(model), "out"), ids, tmp_path / "model.onnx")
+    other = torch.randint(50, (2, 30))
+    with torch.no_grad():
+        expected = model(other).numpy()
+    found = session.run(None, {"ids": other.numpy()})[0]
+    # Without the ReLU: 0.93 and more.
+    assert np.abs(found - expected).mean() < 0.03 * expected.std()
 
 
 def test_dynamic_operators_take_their_scales_from_the_batch(tmp_path):
