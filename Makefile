@@ -52,7 +52,8 @@ mutants: .venv/test-ready .mutmut/bin/mutmut
 .mutmut/bin/mutmut:
 	$(PYTHON) -m pip install --quiet --target .mutmut mutmut==3.8.1
 
-# The cost of each stage beside its plain form, to benchmarks/RESULTS.md. Another model, other questions, single stages:
+# The cost of each stage beside its plain form, to out/bench/RESULTS.md; benchmarks/RESULTS.md is one of real data.
+# Another model, other questions, single stages:
 #   make bench BENCH_FLAGS="--model_name_or_path ... --train_file ... --validation_file ... --stages start training"
 bench: .venv/run-ready
 	$(PYTHON) benchmarks/bench.py $(BENCH_FLAGS)

@@ -1,4 +1,4 @@
-"""Measure what each stage costs beside its plain form, and write the table to `benchmarks/RESULTS.md`.
+"""Measure what each stage costs beside its plain form, and write a table, `RESULTS.md` in `--folder`.
 
     python benchmarks/bench.py --model_name_or_path sample/distilbert-qa --train_file sample/train.json \\
         --validation_file sample/dev.json
@@ -33,6 +33,7 @@ ROOT = HERE.parent
 sys.path[:0] = [str(ROOT), str(HERE)]
 
 from qa.start.process import default_threads  # noqa: E402
+from qa.start.processor import processor  # noqa: E402
 from qa.start.stack import STACK  # noqa: E402
 
 # Keeps `prepare_process` from changing how memory is managed, which no known script does; 8 is what it is anyway.
@@ -366,13 +367,6 @@ STAGES = {
 }
 
 
-def processor():
-    for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
-        if line.startswith("model name"):
-            return line.partition(":")[2].strip()
-    return platform.processor()
-
-
 def table(rows):
     lines = ["| stage | must reach | measured | met |", "|---|---|---|---|"]
     for stage, wanted, text, reached in rows:
@@ -392,9 +386,11 @@ def main():
     parser.add_argument("--questions", type=int, default=10_570, help="Questions to post-process.")
     parser.add_argument("--teacher_features", type=int, default=88_000)
     parser.add_argument(
-        "--folder", type=Path, default=Path("out/bench"), help="For models and figures; those of other stages stay."
+        "--folder",
+        type=Path,
+        default=Path("out/bench"),
+        help="For the table, models and figures; those of other stages stay.",
     )
-    parser.add_argument("--results", type=Path, default=HERE / "RESULTS.md")
     args = parser.parse_args()
     for name in ("model_name_or_path", "train_file", "validation_file"):
         setattr(args, name, str(Path(getattr(args, name)).resolve()))
@@ -411,10 +407,10 @@ def main():
     names = [Path(getattr(args, name)).name for name in ("model_name_or_path", "train_file", "validation_file")]
     versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in STACK)
     threads = os.environ.get("OMP_NUM_THREADS") or default_threads(os.environ, os.sched_getaffinity(0))
-    args.results.write_text(
+    (args.folder / "RESULTS.md").write_text(
         f"""# Measured
 
-{processor()}, {threads} threads, Python {platform.python_version()}, {versions}.
+{processor()[0]}, {threads} threads, Python {platform.python_version()}, {versions}.
 
 ```bash
 make bench BENCH_FLAGS="--model_name_or_path {names[0]} --train_file {names[1]} --validation_file {names[2]}"
