@@ -13,7 +13,7 @@ from pathlib import Path
 from qa.models.engine_quantization import Trials, quantize_onnx, quantize_openvino
 from qa.models.engine_runs import arrays_of, run_of_onnx, run_of_openvino
 from qa.models.loading import is_int8
-from qa.models.openvino_attention import multiply_in_int8
+from qa.models.openvino_attention import rewrite_attention
 from qa.start.engines import ENGINES
 from qa.start.errors import UsageError
 from qa.start.processor import note_saturation
@@ -152,7 +152,7 @@ def _write_openvino(source, folder, batches, _, settings, trials):
     if batches:
         model = quantize_openvino(model, batches, settings, trials)
     else:
-        multiply_in_int8(model)
+        rewrite_attention(model)
     openvino.save_model(model, folder / "openvino_model.xml", compress_to_fp16=False)
 
 
