@@ -314,10 +314,6 @@ def _check_data_arguments(data_args, training_args, takes_questions):
         if workers > MOST_WORKERS:
             raise UsageError(f"--{name} is {workers}; give at most {MOST_WORKERS}")
     files = {name: getattr(data_args, name) for name in ("train_file", "validation_file", "test_file")}
-    if takes_questions and data_args.dataset_name is None and not any(files.values()):
-        raise UsageError(
-            "there are no questions to work on: give --dataset_name, or --train_file, --validation_file or --test_file"
-        )
     for name, path in files.items():
         if path is None:
             continue

@@ -494,6 +494,21 @@ def test_a_graph_that_lacks_what_the_tokenizer_gives_is_refused():
 
 
 @pytest.mark.recipe
+@pytest.mark.parametrize("script", ["export_qa.py", "run_qa_post_training.py"])
+def test_what_needs_no_questions_asks_for_none(script, tmp_path):
+    flags = ["--apply_quantization", "--quantization_approach", "dynamic", "--no_cuda"]
+    finished = run(script, ["--model_name_or_path", SAMPLE / "distilbert-qa", *flags], tmp_path / "out")
+    assert (finished.returncode, finished.stdout) == (0, "")
+    paragraph = read(SAMPLE / "dev.json")["data"][0]["paragraphs"][0]
+    question = paragraph["qas"][0]
+    words = [ROOT / "answer_qa.py", tmp_path / "out", "--json", "--context", "-", "--question", question["question"]]
+    answered = subprocess.run(
+        [sys.executable, *map(str, words)], input=paragraph["context"], capture_output=True, text=True
+    )
+    assert json.loads(answered.stdout)["answers"]["out"]["answer"] == question["answers"][0]["text"], answered.stderr
+
+
+@pytest.mark.recipe
 def test_where_a_tokenizer_gives_no_mask_all_is_seen(tmp_path):
     shutil.copytree(SAMPLE / "distilbert-qa", tmp_path / "model")
     path = tmp_path / "model" / "tokenizer_config.json"
