@@ -12,7 +12,7 @@ import os
 from pathlib import Path
 
 from qa.models.loading import WEIGHT_FILES, from_pretrained
-from qa.questions.spans import own_rules
+from qa.questions.spans import tokenizer_rules
 from qa.start.digests import DIGITS, code_of, digest
 from qa.start.engines import ENGINES
 from qa.start.paths import kind_of
@@ -62,18 +62,13 @@ def made_from(run):
         Dictionary of three dictionaries of JSON values: `settings` (arguments and merged configuration files),
         `inputs` (digests of the content behind each flag), and `versions` (packages, and a digest of the code).
     """
-    from transformers import AutoConfig
-
     settings = {"processes": int(os.environ.get("WORLD_SIZE", "1"))}
     for arguments in (run.model_args, run.data_args, run.training_args, run.optimization_args):
         for field in dataclasses.fields(arguments):
             if field.name not in WITHOUT_EFFECT:
                 settings[field.name] = getattr(arguments, field.name)
-    name, own = run.model_args.model_name_or_path, run.config
-    if run.model_args.config_name:  # another one, which does not know the model's commit
-        own = from_pretrained(AutoConfig, "model_name_or_path", name, run.model_args)
     inputs = {
-        "--model_name_or_path": weights_of(name, own),
+        "--model_name_or_path": weights_of_base(run.model_args, run.config),
         "--config_name": digest(run.config.to_json_string(use_diff=False)),
         "--tokenizer_name": digest(tokenizer_rules(run.tokenizer)),
     }
@@ -101,10 +96,14 @@ def versions(export_format=None):
     return {**{name: importlib.metadata.version(name) for name in names}, "code": code_of(*ROOMS)}
 
 
-def tokenizer_rules(tokenizer):
-    """Return all that decides how a fast tokenizer splits text, but for the settings that its last call left there."""
-    with own_rules(tokenizer) as backend:
-        return [backend.to_str(), tokenizer.padding_side, tokenizer.model_input_names]
+def weights_of_base(model_args, config):
+    """Return the same as `weights_of` of the model that a run starts from, whose `config` may be `--config_name`'s."""
+    from transformers import AutoConfig
+
+    name = model_args.model_name_or_path
+    if model_args.config_name:  # it does not know the model's commit
+        config = from_pretrained(AutoConfig, "model_name_or_path", name, model_args)
+    return weights_of(name, config)
 
 
 def weights_of(name, config):

@@ -91,7 +91,6 @@ def settle_inputs(model, tokenizer, data_args, name, flag="model_name_or_path", 
             raise UsageError(f"{said} (--{flag} {name}), and --doc_stride is {data_args.doc_stride}; lower both")
         print(f"warning: {said} (--{flag} {name}); {longest} is used")
         data_args.max_seq_length = longest
-        data_args.n_best_size = min(data_args.n_best_size, longest)
     if flag == "model_name_or_path" and not data_args.pad_to_max_length and _sees_padding(model, tokenizer, longest):
         print(f"note: {name} sees padding; so that no answer depends on others, features of one length are evaluated")
         data_args.never_pad = True

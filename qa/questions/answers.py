@@ -15,6 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from tqdm.auto import tqdm
 
+from qa.start.output import ANSWERS
 from qa.start.writing import write_text
 
 # Pairs of starts and ends that examples handled at once may have, one feature each: it bounds the memory.
@@ -259,7 +260,7 @@ def _softmax(scores):
 
 
 def write_answers(answers, output_dir, prefix=None):
-    """Write `predictions.json`, `nbest_predictions.json` and, for SQuAD 2.0, `null_odds.json` as indented JSON.
+    """Write a file each of what `ANSWERS` names, the last one for SQuAD 2.0 alone, as indented JSON.
 
     Args:
         answers: `Answers`.
@@ -267,8 +268,7 @@ def write_answers(answers, output_dir, prefix=None):
         prefix: put before each name, with an underscore.
     """
     prefix = f"{prefix}_" if prefix else ""
-    contents = {"predictions": answers.predictions, "nbest_predictions": answers.nbest, "null_odds": answers.null_odds}
-    for name, content in contents.items():
+    for name, content in zip(ANSWERS, (answers.predictions, answers.nbest, answers.null_odds), strict=True):
         if content is not None:
             write_text(Path(output_dir) / f"{prefix}{name}.json", _as_json(content))
 

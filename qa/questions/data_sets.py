@@ -6,6 +6,7 @@ Does not belong here: file formats (`files.py`) and what a row must hold (`examp
 
 import contextlib
 import functools
+import os
 from pathlib import Path
 
 from qa.questions.columns import ExampleError
@@ -47,6 +48,8 @@ def open_data_set(data_args, model_args):
     if name in datasets.packaged_modules._PACKAGED_DATASETS_MODULES:
         # One of these readers, "pandas", unpickles whatever lies in the working directory.
         raise UsageError(f"--dataset_name {name} is a file format, no data set; give --train_file and its like")
+    if kind_of(name) == "file":
+        raise UsageError(f"--dataset_name {name} is a file; give it to --train_file, --validation_file or --test_file")
     saved = any((Path(name) / marker).is_file() for marker in ("dataset_dict.json", "state.json"))
     if kind_of(name) == "folder":
         files = None if saved or data_args.dataset_config_name else _files_of_folder(name)
@@ -107,7 +110,7 @@ def _files_of_folder(name):
 
 def _rows_of_files(paths, folder):
     for path in paths:
-        file = Path(path).relative_to(Path(folder).resolve())
+        file = os.path.relpath(path, folder)
         try:
             for place, row in rows_of_file(path):
                 yield f"{file}, {place}", row

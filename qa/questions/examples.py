@@ -4,7 +4,7 @@ Belongs here: loading the splits of a run, and what a row must hold to become an
 Does not belong here: file formats (`files.py`), data sets (`data_sets.py`), what must be true of a whole split
 (`checks.py`), tokens and features (`features.py`).
 
-An example is a dictionary: `id` (str), `title` (str), `context` (str), `question` (str) and `answers`, which is
+An example is a dictionary: `id` (str), `context` (str), `question` (str) and `answers`, which is
 `{"text": [str, ...], "answer_start": [int, ...]}` with character positions, empty lists for a question without an
 answer, or `None` where the file gives no answers at all. No answer's text is blank; -1 is the position of one whose
 file tells none, which is looked for before it is learned from (`checks.py`).
@@ -14,14 +14,13 @@ import itertools
 import re
 import unicodedata
 
-from qa.questions.answers_as_text import MISSING, ShortenedError, value_of_text
+from qa.questions.answers_as_text import ShortenedError, value_of_text
 from qa.questions.checks import check_for_scoring, refuse_blank, refuse_duplicate_ids
 from qa.questions.columns import ExampleError, find_columns, first_named, has_name
 from qa.questions.data_sets import open_data_set, rows_of_split
 from qa.questions.files import kind_of_value, reading, rows_of_file
+from qa.start.arguments import FILE_FLAGS
 from qa.start.errors import UsageError
-
-FILE_FLAGS = {"train": "train_file", "validation": "validation_file", "test": "test_file"}
 
 
 def load_examples(data_args, model_args, splits):
@@ -148,9 +147,9 @@ def _cell(row, columns, role):
 
 
 def _is_missing(value):
-    """Tell whether a value, or the text of a cell, stands for none; NaN is what differs from itself."""
+    """Tell whether a value stands for none; NaN is what differs from itself, if it has not become text."""
     if isinstance(value, str):
-        return not value.strip() or value.strip() in MISSING
+        return value.strip().lower() in ("", "nan")
     return value is None or value != value
 
 
@@ -160,10 +159,8 @@ def _example_of(row, columns):
     if isinstance(identifier, float) and identifier.is_integer():
         identifier = int(identifier)
     identifier = str(identifier) if isinstance(identifier, int) else identifier
-    title = _cell(row, columns, "title")
     return {
         "id": None if _is_missing(identifier) else _text(identifier, "id"),
-        "title": _text("" if _is_missing(title) else title, "title"),
         "context": _text(_cell(row, columns, "context"), columns["context"]),
         "question": _text(_cell(row, columns, "question"), columns["question"]),
         "answers": _answers_of_row(row, columns),
@@ -196,10 +193,25 @@ def _answers_of_row(row, columns):
             texts = _literal(texts, columns["answer_text"])
         if _is_missing(texts) and _is_missing(starts):
             return {"text": [], "answer_start": []}
-        return _answers_of({"text": texts, "answer_start": starts})
-    if isinstance(answers, str) and not _holds_more(answers) and not answers.lstrip().startswith(("[", "{", "array(")):
-        answers = answers if _is_missing(answers) else [answers]
-    return None if _is_missing(answers) else _answers_of(_literal(answers, columns["answers"]))
+        found = _answers_of({"text": texts, "answer_start": starts})
+        more = answers if isinstance(answers, list) and columns["answers"] != columns["answer_text"] else []
+        more = _answers_of([answer for answer in more if answer not in found["text"]])
+        return {name: found[name] + more[name] for name in found}
+    if isinstance(answers, str) and not _is_missing(answers):
+        answers = _list_in(answers, row[columns["context"]], columns["answers"])
+    return None if _is_missing(answers) else _answers_of(answers)
+
+
+def _list_in(text, context, name):
+    """Read answers that are written as one text: a notation of them, or the only answer itself."""
+    if not _holds_more(text) and not text.lstrip().startswith(("[", "{", "array(")):
+        return [text]
+    try:
+        return _literal(text, name)
+    except ExampleError as error:
+        if isinstance(error.__cause__, ShortenedError) or text.strip() not in context:
+            raise
+        return [text]
 
 
 def _holds_more(answers):

@@ -20,14 +20,14 @@ from transformers.tokenization_utils_base import TruncationStrategy
 from transformers.utils import PaddingStrategy
 
 from qa.questions.checks import list_of
-from qa.questions.spans import mend_late, own_rules, spans_are_late, trim_white
+from qa.questions.spans import mend_late, own_rules, spans_are_late, tokenizer_rules, trim_white
 from qa.start.digests import code_of
 from qa.start.errors import UsageError
 from qa.start.writing import saving
 
 EXAMPLE_FEATURES = datasets.Features(
     {
-        **{name: datasets.Value("string") for name in ("id", "title", "context", "question")},
+        **{name: datasets.Value("string") for name in ("id", "context", "question")},
         "answers": {
             "text": datasets.Sequence(datasets.Value("string")),
             "answer_start": datasets.Sequence(datasets.Value("int32")),
@@ -97,9 +97,7 @@ def prepare_features(examples, tokenizer, data_args, cache_dir=None, desc=None):
             cache is damaged.
     """
     settings = {"max_seq_length": data_args.max_seq_length, "doc_stride": data_args.doc_stride}
-    with own_rules(tokenizer) as backend:
-        versions = (tokenizers.__version__, code_of("questions"))
-        rules = (backend.to_str(), tokenizer.padding_side, tokenizer.model_input_names, settings, versions)
+    rules = [*tokenizer_rules(tokenizer), settings, tokenizers.__version__, code_of("questions")]
     digest = hashlib.sha256(json.dumps(rules).encode())
     for batch in examples.with_format("arrow")[:].to_batches(max_chunksize=1000):
         digest.update(batch.serialize())

@@ -12,6 +12,7 @@ import json
 import re
 from pathlib import Path
 
+from qa.questions.answers_as_text import MISSING
 from qa.questions.columns import ExampleError, find_columns, first_named, has_name
 from qa.start.errors import UsageError
 from qa.start.paths import is_lfs_pointer
@@ -115,22 +116,21 @@ def _unnested(values, prefix):
     if "paragraphs" in first:
         for number, article in enumerate(values, start=1):
             place = f"{prefix}article {number}"
-            title = article.get("title") if isinstance(article, dict) else None
-            yield from _paragraph_rows(_child_list(article, "paragraphs", place), f"{place}, ", title)
+            yield from _paragraph_rows(_child_list(article, "paragraphs", place), f"{place}, ")
     elif "qas" in first:
-        yield from _paragraph_rows(values, prefix, None)
+        yield from _paragraph_rows(values, prefix)
     else:
         for number, row in enumerate(values, start=1):
             yield f"{prefix}row {number}", row
 
 
-def _paragraph_rows(paragraphs, prefix, title):
+def _paragraph_rows(paragraphs, prefix):
     for paragraph_number, paragraph in enumerate(paragraphs, start=1):
         place = f"{prefix}paragraph {paragraph_number}"
         for number, question in enumerate(_child_list(paragraph, "qas", place), start=1):
             if not isinstance(question, dict):
                 raise FileError(f", {place}, question {number}: expected a mapping, found {kind_of_value(question)}")
-            named = {"title": paragraph.get("title", title), **question, "context": first_named(paragraph, "context")}
+            named = {**question, "context": first_named(paragraph, "context")}
             named |= {role: None for role in ("question", "answers") if not has_name(named, role)}
             yield f"{place}, question {number}", named
 
@@ -204,9 +204,14 @@ def _csv_rows(path):
             for row in reader:
                 if None in row:
                     raise FileError(f", line {reader.line_num}: more fields than the header has names")
-                yield f"line {reader.line_num}", row
+                yield f"line {reader.line_num}", {name: _cell_value(cell) for name, cell in row.items()}
         except csv.Error as error:
             raise FileError(f", line {reader.reader.line_num}: not valid CSV ({error})") from error
+
+
+def _cell_value(cell):
+    """Return the text of a cell, `None` for the words by which pandas and others say that there is none."""
+    return None if cell is None or cell.strip() in MISSING else cell
 
 
 def _parquet_rows(path):
@@ -229,7 +234,7 @@ def _columns_to_read(names):
         return set(find_columns(names)[0].values())
     except ExampleError:
         # Text without questions; whoever wants questions will say that there are none.
-        if text := {name for name in names if has_name({name: None}, "context")}:
+        if text := {name for name in names if has_name([name], "context")}:
             return text
         raise
 
@@ -247,7 +252,7 @@ def table_rows(names, read):
         ExampleError: no column holds questions, or none holds contexts.
     """
     nested = next((name for name in ("data", "paragraphs", "qas") if name in names), None)
-    needed = {nested, "title", "context"} if nested and "question" not in names else _columns_to_read(names)
+    needed = {nested, "context"} if nested and "question" not in names else _columns_to_read(names)
     number = 0
     for table in read([name for name in names if name in needed]):
         for row in table.to_pylist():

@@ -38,6 +38,13 @@ def own_rules(tokenizer):
             backend.enable_padding(**padding)
 
 
+def tokenizer_rules(tokenizer):
+    """Return all that decides how a fast tokenizer splits text, but for the settings that its last call left there."""
+    with own_rules(tokenizer) as backend:
+        sides = [tokenizer.padding_side, tokenizer.truncation_side]
+        return [backend.to_str(), *sides, tokenizer.model_input_names]
+
+
 def spans_are_late(tokenizer):
     """Tell whether the spans of a tokenizer begin behind their tokens, so that `mend_late` has to put them right.
 

@@ -24,7 +24,8 @@ Args:
     no_answer_threshold: squad_v2 only; a prediction whose no_answer_probability is higher counts as no answer.
 Returns:
     squad: exact_match, f1. squad_v2: exact, f1, total, the same with the prefixes HasAns_ and NoAns_ where there are
-    such questions, and best_exact, best_f1 with the thresholds that reach them.
+    such questions, and best_exact, best_f1 with the thresholds that reach them, where predictions that are empty
+    already stay so; 0.0 also stands for no answer at all.
 """
 
 

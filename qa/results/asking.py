@@ -20,7 +20,7 @@ from qa.start.errors import UsageError
 from qa.start.output import RUN_FILE
 from qa.start.paths import kind_of
 from qa.start.process import go_offline_without_hub
-from qa.start.run import ANSWERING
+from qa.start.run import ANSWERING, ORIGINAL
 from qa.start.stack import PROJECT_DIR
 
 # The default of --per_device_eval_batch_size: windows in a batch, which dynamic models take their scales from.
@@ -78,7 +78,7 @@ def kind_of_model(folder):
     if (folder / "config.json").is_file():
         config = read_json(folder / "config.json")
         return "compressed" if "int8" in str(config.get("torch_dtype")) or config.get("backend") == "ipex" else "fp32"
-    if {"model_name_or_path", "model_revision", "tokenizer_name"} <= settings_of(folder).keys():
+    if {*ORIGINAL} <= settings_of(folder).keys():
         return "original"
     raise UsageError(f"{folder} holds no model; name the output folder of a finished run")
 
@@ -128,34 +128,37 @@ def load(folder, kind, name):
     """
     import qa.results.evaluation  # noqa: F401  the first question is not to wait for it
     from qa.models.compressed import IPEX_WIDTH_STEP, is_ipex
-    from qa.models.identity import weights_of
-    from qa.models.loading import load_tokenizer
+    from qa.models.identity import weights_of_base
+    from qa.models.loading import load_config_and_tokenizer, load_tokenizer
 
     settings = settings_of(folder)
-    source = settings["model_name_or_path"] if kind == "original" else str(folder)
-    model_args = ModelArguments(model_name_or_path=source)
-    if kind == "original":
-        model_args.model_revision = settings["model_revision"]
+    names = {name: settings[name] for name in ORIGINAL} if kind == "original" else {"model_name_or_path": str(folder)}
+    model_args = ModelArguments(**names)
     known = _known(folder, settings)
     batch_size, never_pad = known.pop("per_device_eval_batch_size", BATCH_SIZE), known.pop("never_pad", False)
     try:
-        named = settings["tokenizer_name"] if kind == "original" else None
-        tokenizer = load_tokenizer("model_name_or_path", named or source, model_args)
-        model = _load_model(folder, kind, model_args)
+        if saved := kind in ENGINES or kind == "compressed":
+            config, tokenizer = None, load_tokenizer("model_name_or_path", str(folder), model_args)
+        else:
+            config, tokenizer = load_config_and_tokenizer(model_args)
+        model = _load_model(folder, kind, model_args, config)
         data_args = _data_args(known, tokenizer, getattr(model, "config", None))
         data_args.never_pad = never_pad
-        if kind in ("fp32", "original"):
+        if not saved:
             from qa.models.inputs import settle_inputs
 
-            settle_inputs(model, tokenizer, data_args, source)
+            settle_inputs(model, tokenizer, data_args, model_args.model_name_or_path)
     except UsageError as error:
         raise UsageError(str(error).removeprefix("--model_name_or_path ")) from error
     except Exception as error:  # engines raise anything on a damaged file
         raise UsageError(f"{folder} cannot be loaded: {error}; make it anew") from error
     if kind == "original":
         made_from = read_json(folder / RUN_FILE).get("made_from", {})
-        if weights_of(source, model.config) != made_from.get("inputs", {}).get("--model_name_or_path"):
-            raise UsageError(f"{folder}: {source} is another model now than the one evaluated; evaluate it again")
+        if weights_of_base(model_args, config) != made_from.get("inputs", {}).get("--model_name_or_path"):
+            raise UsageError(
+                f"{folder}: {model_args.model_name_or_path} is another model now than the one evaluated; evaluate it "
+                "again"
+            )
     ipex = kind == "compressed" and is_ipex(model.config)
     multiple = IPEX_WIDTH_STEP if ipex and data_args.pad_to_max_length is None else 1
     asked = Asked(name, model, tokenizer, data_args, batch_size, multiple)
@@ -164,7 +167,7 @@ def load(folder, kind, name):
     return asked
 
 
-def _load_model(folder, kind, model_args):
+def _load_model(folder, kind, model_args, config):
     if kind in ENGINES:
         from qa.models.engines import load_exported
 
@@ -175,7 +178,7 @@ def _load_model(folder, kind, model_args):
         return load_compressed(folder)
     from qa.models.loading import load_model
 
-    return load_model(model_args, needs_head=True)
+    return load_model(model_args, config, needs_head=True)
 
 
 def _known(folder, settings):
@@ -222,7 +225,7 @@ def ask(asked, question, context):
     from qa.questions.features import dataset_of, uncached_features
     from qa.results.evaluation import choose_answers
 
-    example = {"id": "1", "title": "", "context": context, "question": question, "answers": None}
+    example = {"id": "1", "context": context, "question": question, "answers": None}
     examples, data_args = dataset_of([example]), asked.data_args
     try:
         features = uncached_features(examples, asked.tokenizer, data_args)

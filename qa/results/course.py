@@ -13,7 +13,7 @@ from qa.questions.examples import load_examples
 from qa.results.files import read_json, save_results, show_results
 from qa.results.hub import push
 from qa.results.report import drop_report, report_run
-from qa.start.arguments import HUB_NAMES
+from qa.start.arguments import FILE_FLAGS, HUB_NAMES
 from qa.start.digests import digest
 from qa.start.engines import ENGINES
 from qa.start.errors import UsageError
@@ -21,12 +21,12 @@ from qa.start.output import check_checkpoint, check_owner, claim_output_dir, fin
 from qa.start.paths import kind_of
 from qa.start.process import is_first_process
 from qa.start.processes import gather, part, wait_for_all
-from qa.start.run import ANSWERING
+from qa.start.run import ANSWERING, ORIGINAL
 
 # Flags whose values may be paths of what a run reads.
 INPUTS = (
     *HUB_NAMES,
-    *("train_file", "validation_file", "test_file", "quantization_config", "pruning_config", "distillation_config"),
+    *(*FILE_FLAGS.values(), "quantization_config", "pruning_config", "distillation_config"),
     "resume_from_checkpoint",
 )
 
@@ -131,7 +131,9 @@ def _scored(run, evaluated):
     if "eval" not in evaluated:
         return run.earlier.get("scored", {})
     names = ("validation_file", "dataset_name", "dataset_config_name")
-    return {name: getattr(run.data_args, name) for name in names} | {"digest": digest(run.examples["validation"])}
+    # Where answers stand in their contexts is for trainings.
+    texts = [{**example, "answers": example["answers"]["text"]} for example in run.examples["validation"]]
+    return {name: getattr(run.data_args, name) for name in names} | {"digest": digest(texts)}
 
 
 def evaluate_as_it_is(run, model, evaluated):
@@ -144,9 +146,10 @@ def evaluate_as_it_is(run, model, evaluated):
     if run.optimization_args.report and is_first_process():
         report_run(run, evaluated["eval"], answers["eval"])
     if is_first_process():
-        name = run.model_args.model_name_or_path
-        source = {"model_name_or_path": str(Path(name).resolve()) if kind_of(name) else name}
-        source |= {key: getattr(run.model_args, key) for key in ("tokenizer_name", "model_revision")}
+        source = {name: getattr(run.model_args, name) for name in ORIGINAL}
+        for name in source.keys() & {*HUB_NAMES}:
+            if source[name] and kind_of(source[name]):
+                source[name] = str(Path(source[name]).resolve())
         _finish(run, _scored(run, evaluated), False, source)
 
 

@@ -89,12 +89,13 @@ def evaluate_model(model, prepared, data_args, output_dir, split, device="cpu"):
     begin = time.time()
     description = "Evaluating" if split == "eval" else "Predicting"
     logits = predict_logits(model, prepared.batches, device, description)
-    examples, answers = post_processing(data_args, output_dir)(prepared.examples, prepared.features, logits, split)
+    answers = choose_answers(prepared.examples, prepared.features, logits, data_args)
+    write_answers(answers, output_dir, split)
     steps = len(list(prepared.batches.by_length()))
-    speed = speed_metrics(split, begin, num_samples=len(examples), num_steps=steps)
-    counts = {"samples": len(examples), "features": len(prepared.features)}
-    metrics = {f"{split}_{name}": value for name, value in {**score(examples, answers, data_args), **counts}.items()}
-    return {**metrics, **speed}, answers
+    speed = speed_metrics(split, begin, num_samples=len(prepared.examples), num_steps=steps)
+    counts = {"samples": len(prepared.examples), "features": len(prepared.features)}
+    scored = score(prepared.examples, answers, data_args)
+    return {**{f"{split}_{name}": value for name, value in {**scored, **counts}.items()}, **speed}, answers
 
 
 def f1_of_trials(prepared, data_args):

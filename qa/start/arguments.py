@@ -20,6 +20,8 @@ from qa.start.process import go_offline_without_hub, quiet_libraries
 
 # Arguments that may name something on the hub.
 HUB_NAMES = ("model_name_or_path", "config_name", "tokenizer_name", "dataset_name", "teacher_model_name_or_path")
+# The argument that names the file of a split.
+FILE_FLAGS = {"train": "train_file", "validation": "validation_file", "test": "test_file"}
 DATA_FILE_SUFFIXES = (".json", ".jsonl", ".csv", ".parquet")
 # Larger numbers are slips of the pen, and overflow somewhere inside the libraries.
 LARGEST = 2**31 - 1
@@ -250,6 +252,7 @@ def parse_arguments(optimization_arguments_class, argv=None):
     optimization_args.given = frozenset(actions[name].dest for name in names if name in actions)
     for arguments in (data_args, training_args, optimization_args):
         _check_numbers(vars(arguments))
+    _settle_source(data_args)
     _check_data_arguments(data_args, training_args, optimization_args.takes_questions)
     if optimization_args.takes_questions and optimization_args.report and not training_args.do_eval:
         raise UsageError("--report compares answers to the validation questions: give --do_eval as well")
@@ -293,6 +296,15 @@ def _check_numbers(values):
             raise UsageError(f"--{name} is {value}; give {text}")
 
 
+def _settle_source(data_args):
+    """Leave one place that questions come from: as in the transformers example a data set wins over files."""
+    data_args.dataset_name = data_args.dataset_name or None  # an unset variable of the shell
+    for name in FILE_FLAGS.values() if data_args.dataset_name else ():
+        if getattr(data_args, name) is not None:
+            print(f"note: --{name} has no effect: questions are those of --dataset_name {data_args.dataset_name}")
+            setattr(data_args, name, None)
+
+
 def _check_data_arguments(data_args, training_args, takes_questions):
     for name, value in vars(data_args).items():
         if name.startswith("max_") or name in ("n_best_size", "preprocessing_num_workers"):
@@ -302,18 +314,13 @@ def _check_data_arguments(data_args, training_args, takes_questions):
             f"--doc_stride is {data_args.doc_stride}; it must be at least 0 and smaller than --max_seq_length "
             f"({data_args.max_seq_length})"
         )
-    if takes_questions and data_args.n_best_size > data_args.max_seq_length:
-        raise UsageError(
-            f"--n_best_size is {data_args.n_best_size}; give at most --max_seq_length ({data_args.max_seq_length}), "
-            "since an answer starts at a token"
-        )
     for name, workers in (
         ("preprocessing_num_workers", data_args.preprocessing_num_workers or 1),
         ("dataloader_num_workers", training_args.dataloader_num_workers),
     ):
         if workers > MOST_WORKERS:
             raise UsageError(f"--{name} is {workers}; give at most {MOST_WORKERS}")
-    files = {name: getattr(data_args, name) for name in ("train_file", "validation_file", "test_file")}
+    files = {name: getattr(data_args, name) for name in FILE_FLAGS.values()}
     for name, path in files.items():
         if path is None:
             continue

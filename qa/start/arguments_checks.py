@@ -172,10 +172,10 @@ def _conditions_of_ours(run, trains):
     static = quantizes and not trains and getattr(optimization_args, "quantization_approach", "static") == "static"
     saves = trains or quantizes or hasattr(optimization_args, "export_format") or not optimization_args.takes_questions
     of_bf16 = "--do_train" if hasattr(optimization_args, "apply_pruning") else "--apply_quantization"
-    names = map((vars(model_args) | vars(data_args) | vars(optimization_args)).get, HUB_NAMES)
-    on_hub = any(name is not None and kind_of(name) is None for name in names)
+    names = {name: (vars(model_args) | vars(data_args) | vars(optimization_args)).get(name) for name in HUB_NAMES}
+    on_hub = {flag for flag, name in names.items() if name is not None and kind_of(name) is None}
     return {
-        "model_revision": (on_hub, "a model on the hub"),
+        "model_revision": (on_hub - {"dataset_name"}, "a model on the hub"),
         "use_auth_token": (on_hub, "a model or a data set on the hub"),
         "dataset_config_name": (data_args.dataset_name is not None, "--dataset_name"),
         "null_score_diff_threshold": (data_args.version_2_with_negative, "--version_2_with_negative"),

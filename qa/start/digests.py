@@ -9,6 +9,8 @@ import json
 
 from qa.start.stack import PROJECT_DIR
 
+# The files beside the package that decide what a run makes.
+MAKERS = ("run_qa.py", "run_qa_post_training.py", "export_qa.py", "prune_encoder_qa.py", "trainer_qa.py")
 # Digits that are kept: enough that two contents never share them by chance.
 DIGITS = 16
 
@@ -20,9 +22,9 @@ def digest(value):
 
 
 def code_of(*rooms):
-    """Return a digest of the code of some rooms of the package, of the commands and of their common course."""
+    """Return a digest of the code of some rooms of the package, of `MAKERS` and of the commands' common course."""
     found = hashlib.sha256()
     paths = [path for room in rooms for path in sorted((PROJECT_DIR / "qa" / room).glob("*.py"))]
-    for path in [*paths, PROJECT_DIR / "qa" / "results" / "course.py", *sorted(PROJECT_DIR.glob("*.py"))]:
+    for path in [*paths, PROJECT_DIR / "qa" / "results" / "course.py", *(PROJECT_DIR / name for name in MAKERS)]:
         found.update(path.name.encode() + path.read_bytes())
     return found.hexdigest()[:DIGITS]

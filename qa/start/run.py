@@ -12,6 +12,8 @@ ANSWERING = (
     *("n_best_size", "max_answer_length", "null_score_diff_threshold", "per_device_eval_batch_size"),
     "never_pad",
 )
+# Those that name a model which a run evaluated, and did not save.
+ORIGINAL = ("model_name_or_path", "config_name", "tokenizer_name", "model_revision")
 
 
 @dataclass

@@ -288,7 +288,6 @@ POST_TRAINING = {
     "stride that leaves no room": ({"--max_seq_length": 132}, ["question q1", "--doc_stride 128"]),
     "zero n-best": ({"--n_best_size": 0}, ["--n_best_size is 0"]),
     "negative n-best": ({"--n_best_size": -20}, ["--n_best_size is -20"]),
-    "n-best above the window": ({"--n_best_size": 385}, ["--n_best_size is 385", "--max_seq_length (384)"]),
     "huge n-best": ({"--n_best_size": 10**12}, [f"--n_best_size is {10**12}", "2147483647"]),
     "zero answer length": ({"--max_answer_length": 0}, ["--max_answer_length is 0"]),
     "negative answer length": ({"--max_answer_length": -30}, ["--max_answer_length is -30"]),

@@ -14,7 +14,9 @@ import run_qa_post_training
 from qa.models import identity
 from qa.models.identity import weights_of
 from qa.questions import features as features_room
+from qa.questions.examples import read_examples
 from qa.results import asking
+from qa.results.comparison import print_results
 from qa.start.arguments import DataTrainingArguments, ModelArguments, OutcomeArguments
 from qa.start.errors import UsageError
 from qa.start.run import Run
@@ -130,6 +132,35 @@ def test_an_evaluated_model_is_asked_only_while_it_is_the_same(monkeypatch, plac
         asking.load(place / "fp32", "original", "fp32")
 
 
+def test_an_evaluated_model_keeps_the_configuration_and_tokenizer_that_were_named(monkeypatch, place, tmp_path):
+    for name in ("config", "tokenizer"):
+        (place / name).mkdir()
+    config = json.loads((place / "model" / "config.json").read_text(encoding="utf-8"))
+    (place / "config" / "config.json").write_text(json.dumps(config | {"n_heads": 2}), encoding="utf-8")
+    for path in (place / "model").iterdir():
+        if path.suffix in (".json", ".txt") and path.name != "config.json":
+            path.rename(place / "tokenizer" / path.name)
+    flags = ["--config_name", "config", "--tokenizer_name", "tokenizer", "--output_dir", "fp32"]
+    run(monkeypatch, place, *flags, script=run_qa_post_training)
+    predictions = json.loads((place / "fp32" / "eval_predictions.json").read_text(encoding="utf-8"))
+    monkeypatch.chdir(tmp_path)
+    asked = asking.load(place / "fp32", asking.kind_of_model(place / "fp32"), "fp32")
+    assert asked.model.config.n_heads == 2 != config["n_heads"]
+    for example in read_examples(str(SAMPLE / "dev.json"), "dev", 6):
+        assert asking.ask(asked, example["question"], example["context"])["answer"] == predictions[example["id"]]
+
+
+def test_runs_on_the_same_questions_in_other_files_are_compared(monkeypatch, place, capsys):
+    rows = read_examples(str(SAMPLE / "dev.json"), "dev", 6)
+    for row in rows:
+        row["answers"]["answer_start"] = [-1] * len(row["answers"]["text"])
+    (place / "flat.json").write_text(json.dumps(rows), encoding="utf-8")
+    for name, flags in (("nested", []), ("flat", ["--validation_file", "flat.json"])):
+        run(monkeypatch, place, *flags, "--output_dir", name, script=run_qa_post_training)
+    print_results([place / "nested", place / "flat"])
+    assert capsys.readouterr().out.splitlines()[-1].split()[0] == "flat"
+
+
 def test_other_weights_in_the_same_folder_are_another_run(monkeypatch, place):
     change_weights(place)
     assert "--model_name_or_path" in refusal(monkeypatch, place)
@@ -212,7 +243,7 @@ def test_an_encoder_is_not_pruned_into_its_own_folder(monkeypatch, place):
 
 
 def test_features_of_other_code_are_not_taken_from_the_cache(tokenizer, tmp_path, monkeypatch):
-    rows = [{"id": "1", "title": "", "context": "Ann met Bob.", "question": "Who?", "answers": None}]
+    rows = [{"id": "1", "context": "Ann met Bob.", "question": "Who?", "answers": None}]
 
     def prepare():
         examples = features_room.dataset_of(rows)

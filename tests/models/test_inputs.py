@@ -68,10 +68,9 @@ def test_columns_that_a_tokenizer_does_not_make_are_not_given(tokenizer):
 )
 def test_windows_are_as_long_as_the_model_takes(layout, changes, longest, tokenizer, capsys):
     used = bert_tokenizer(tokenizer)
-    data_args = arguments(100, 16, n_best_size=90)
+    data_args = arguments(100, 16)
     settle_inputs(small_model(layout, used, **changes), used, data_args, "M")
     assert data_args.max_seq_length == longest
-    assert data_args.n_best_size == min(90, longest)
     printed = capsys.readouterr().out
     said = f"warning: --max_seq_length is 100, but the model takes at most {longest} tokens (--model_name_or_path M)"
     assert printed.count("warning") == printed.count(said) == (longest < 100)

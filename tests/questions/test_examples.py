@@ -23,21 +23,18 @@ SOURCE = "--train_file F"
 EXAMPLES = [
     {
         "id": "q1",
-        "title": "Title",
         "context": "Ann met Bob in Rome, 'the \"eternal\" city'.\nThen, in 1999, they left — für immer 🚂.",
         "question": "Where did they meet?",
         "answers": {"text": ["Rome", "in Rome"], "answer_start": [15, 12]},
     },
     {
         "id": "q2",
-        "title": "Title",
         "context": "Ann met Bob in Rome, 'the \"eternal\" city'.\nThen, in 1999, they left — für immer 🚂.",
         "question": 'When, "exactly", did they leave?',
         "answers": {"text": ["1999"], "answer_start": [52]},
     },
     {
         "id": "q3",
-        "title": "Title",
         "context": "東京は日本の首都。",
         "question": "首都？",
         "answers": {"text": ["東京"], "answer_start": [0]},
@@ -151,7 +148,6 @@ def test_columns_are_found_by_name_in_any_order(tmp_path):
     (example,) = read_examples(str(tmp_path / "f.csv"), SOURCE)
     assert example == {
         "id": "7",
-        "title": "",
         "context": "c",
         "question": "q",
         "answers": {"text": ["c"], "answer_start": [0]},
@@ -500,6 +496,43 @@ def test_no_answers_beside_questions_that_have_some_are_no_answer(nothing, tmp_p
     assert answers_in(tmp_path / "f.json", [rows[0], row]) == [None, None]
 
 
+@pytest.mark.parametrize("word", ["None", "NA", "null"])
+def test_a_word_is_no_answer_where_all_is_text_alone(word, tmp_path):
+    row = {"question": "Who?", "context": MILL}
+    text = {"text": [word], "answer_start": [-1]}
+    assert answers_in(tmp_path / "f.json", [{**row, "answers": word}, {**row, "answers": ODILE}]) == [text, ODILE]
+    content = cells(("answers", word)) + cells(("answers", "Odile")).partition("\n")[2]
+    assert answers_in(tmp_path / "f.csv", content)[0] == NOTHING
+
+
+def test_answers_beside_the_one_with_a_position_count_as_well(tmp_path):
+    row = {
+        "question": "Who?",
+        "context": MILL,
+        "answer": "Odile",
+        "answer_start": 4,
+        "answers": ["Odile", "the miller"],
+    }
+    (found,) = answers_in(tmp_path / "f.json", [row])
+    assert found == {"text": ["Odile", "the miller"], "answer_start": [4, -1]}
+
+
+def test_an_answer_that_begins_like_a_list_and_stands_in_the_context_is_text(tmp_path):
+    text = "question,context,answers\nWhat?,he said [sic] yes,[sic] yes\n"
+    (tmp_path / "f.csv").write_text(text)
+    (example,) = read_examples(str(tmp_path / "f.csv"), SOURCE)
+    assert example["answers"] == {"text": ["[sic] yes"], "answer_start": [-1]}
+    (tmp_path / "f.csv").write_text(text.replace("[sic] yes,", "yes,"))
+    with pytest.raises(UsageError, match="neither JSON nor a Python literal"):
+        read_examples(str(tmp_path / "f.csv"), SOURCE)
+
+
+def test_titles_of_any_kind_do_not_matter(tmp_path):
+    row = {"id": "a", "question": "Who?", "context": MILL, "answers": ODILE}
+    write_json(tmp_path / "f.json", [row, {**row, "title": 1984}])
+    assert read_examples(str(tmp_path / "f.json"), SOURCE) == [row, row]
+
+
 def test_rows_need_not_have_the_same_columns(tmp_path):
     """What a later row has more is seen: else a question without an answer would count as one with it."""
     row = {"id": "a", "question": "Who?", "context": MILL, "answers": ODILE}
@@ -533,7 +566,7 @@ def test_the_nested_layout_knows_the_same_names(tmp_path):
         path = tmp_path / "f.json"
         write_json(path, {"data": [{"paragraphs": [{name: MILL, "qas": qas}]}]})
         (found,) = read_examples(str(path), SOURCE)
-        assert found == {"id": "a", "title": "", "context": MILL, "question": "Who?", "answers": ODILE}
+        assert found == {"id": "a", "context": MILL, "question": "Who?", "answers": ODILE}
 
 
 @pytest.mark.parametrize(
@@ -588,7 +621,7 @@ def test_tables_as_pandas_writes_them(layout, tmp_path):
         write_json(path, frame.to_dict("list"))
     else:
         frame.to_json(path, orient=layout)
-    assert read_examples(str(path), SOURCE) == [{"title": "", **row} for row in rows]
+    assert read_examples(str(path), SOURCE) == [{**row} for row in rows]
 
 
 @pytest.mark.parametrize("mark", [";", "\t"])
@@ -663,7 +696,7 @@ def test_what_datasets_and_pandas_write_as_csv_is_read(lists, tmp_path):
     text, start = datasets.Value("string"), datasets.Value("int64" if lists else "int32")
     kinds = {"text": text, "answer_start": start}
     features = {"answers": {name: [kind] for name, kind in kinds.items()} if lists else datasets.Sequence(kinds)}
-    for name in ("id", "title", "context", "question"):
+    for name in ("id", "context", "question"):
         features[name] = text
     several = {"text": ["a 'b'", 'c, "d"', "e\nf"], "answer_start": [0, 100, 20]}
     rows = [*EXAMPLES, {**EXAMPLES[0], "answers": NOTHING}, {**EXAMPLES[0], "answers": several}]
@@ -756,7 +789,7 @@ def test_a_pointer_that_is_not_read_does_no_harm(tmp_path):
 def example(identifier="a", context="one two one", text="two", start=4, answers=...):
     if answers is ...:
         answers = {"text": [text], "answer_start": [start]}
-    return {"id": identifier, "title": "", "context": context, "question": "q", "answers": answers}
+    return {"id": identifier, "context": context, "question": "q", "answers": answers}
 
 
 def test_a_misplaced_answer_that_stands_in_one_other_place_is_realigned(capsys):
@@ -917,7 +950,7 @@ def test_a_saved_data_set_with_the_sequence_type_of_squad(tmp_path):
     text = datasets.Value("string")
     answers = datasets.Sequence({"text": text, "answer_start": datasets.Value("int32")})
     features = datasets.Features(id=text, title=text, context=text, question=text, answers=answers)
-    rows = datasets.Dataset.from_list(EXAMPLES, features=features)
+    rows = datasets.Dataset.from_list([{**row, "title": "Title"} for row in EXAMPLES], features=features)
     datasets.DatasetDict(validation=rows).save_to_disk(tmp_path / "saved")
     loaded = load_examples(*arguments(dataset_name=str(tmp_path / "saved")), ["validation"])
     assert loaded == {"validation": EXAMPLES}
@@ -931,6 +964,20 @@ def test_a_local_folder_of_files_is_a_data_set(tmp_path):
     data_args, model_args = arguments(dataset_name=str(folder))
     loaded = load_examples(data_args, model_args, ["train", "validation"])
     assert loaded == {"train": EXAMPLES, "validation": EXAMPLES[1:]}
+
+
+def test_a_folder_behind_a_link_is_a_data_set_and_a_file_is_none(tmp_path, monkeypatch):
+    (tmp_path / "local").mkdir()
+    write_lines(tmp_path / "local" / "validation.jsonl", EXAMPLES)
+    (tmp_path / "link").symlink_to(tmp_path / "local")
+    monkeypatch.chdir(tmp_path)
+    for name in ("link", str(tmp_path / "link")):
+        assert load_examples(*arguments(dataset_name=name), ["validation"]) == {"validation": EXAMPLES}
+    write_lines(tmp_path / "local" / "validation.jsonl", [{}])
+    with pytest.raises(UsageError, match=r"--dataset_name link, split validation, validation.jsonl, line 1: no 'ques"):
+        load_examples(*arguments(dataset_name="link"), ["validation"])
+    with pytest.raises(UsageError, match=r"validation.jsonl is a file; give it to --train_file"):
+        load_examples(*arguments(dataset_name="local/validation.jsonl"), ["validation"])
 
 
 def test_data_sets_that_cannot_be_loaded(tmp_path):
@@ -992,7 +1039,6 @@ def test_any_good_examples_survive_every_format(rows, tmp_path):
     examples = [
         {
             "id": str(number),
-            "title": "",
             "context": context[:start] + text + context[start:],
             "question": question,
             "answers": {"text": [text], "answer_start": [min(start, len(context))]},

@@ -29,7 +29,7 @@ datasets.disable_progress_bars()
 
 def example(context, question="What?", text=None, start=0, identifier="e"):
     answers = {"text": [], "answer_start": []} if text is None else {"text": [text], "answer_start": [start]}
-    return {"id": identifier, "title": "", "context": context, "question": question, "answers": answers}
+    return {"id": identifier, "context": context, "question": question, "answers": answers}
 
 
 def features_of(examples, tokenizer, max_seq_length=32, doc_stride=8, cache_dir=None, **kwargs):
@@ -386,10 +386,12 @@ def test_the_cache_tells_apart_what_changes_the_features(tmp_path):
     # Fresh ones, as in two runs of a script.
     tokenizer = AutoTokenizer.from_pretrained(SAMPLE / "distilbert-qa")
     left_tokenizer = AutoTokenizer.from_pretrained(SAMPLE / "distilbert-qa", padding_side="left")
+    cutting_left = AutoTokenizer.from_pretrained(SAMPLE / "distilbert-qa", truncation_side="left")
     rows = [example(CONTEXT, "Who?", "Bob", 8)]
     cases = [
         (rows, tokenizer, 32, 8),
         (rows, left_tokenizer, 32, 8),
+        (rows, cutting_left, 32, 8),
         (rows, tokenizer, 40, 8),
         (rows, tokenizer, 32, 4),
         ([example(CONTEXT, "What?", "Bob", 8)], tokenizer, 32, 8),

@@ -179,7 +179,7 @@ def parquet_file(draw):
     columns = {}
     for name in ("id", "title", "context", "question", "answers"):
         how = draw(st.sampled_from(["good", "good", "good", "missing", "type", "rename"]))
-        column = pa.array([example[name] for example in EXAMPLES])
+        column = pa.array([example.get(name, "Title") for example in EXAMPLES])
         if how == "type":
             kind = draw(st.sampled_from(TYPES))
             # Types that do not convert are filled with zeros, whatever these bits mean to them.

@@ -84,7 +84,6 @@ def test_every_word_is_found_in_the_text_by_its_tokens(name, tmp_path):
     examples = [
         {
             "id": word,
-            "title": "",
             "context": TEXT,
             "question": "Who?",
             "answers": {"text": [word], "answer_start": [TEXT.index(word)]},
@@ -177,7 +176,7 @@ def test_a_tokenizer_keeps_its_own_truncation_and_padding(truncation, padding, t
         backend.enable_padding(**padding)
     before = backend.to_str()
     data_args = DataTrainingArguments(max_seq_length=24, doc_stride=4)
-    row = {"id": "a", "title": "", "context": TEXT, "question": "Who?", "answers": None}
+    row = {"id": "a", "context": TEXT, "question": "Who?", "answers": None}
     widths = set()
     for _ in range(2):  # the second time from the cache
         features = prepare_features(dataset_of([row]), tokenizer, data_args, str(tmp_path))

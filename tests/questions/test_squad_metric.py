@@ -237,7 +237,7 @@ def scored(golds, null_odds=None, threshold=0.0):
     """Score the prediction "cat" for questions with these answers."""
     rows = [
         {
-            **{"id": f"q{number}", "title": "", "context": "cat", "question": ""},
+            **{"id": f"q{number}", "context": "cat", "question": ""},
             "answers": gold and {"text": gold["text"], "answer_start": [0] * len(gold["text"])},
         }
         for number, gold in enumerate(golds)

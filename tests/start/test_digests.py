@@ -23,7 +23,7 @@ FILES = {
     "qa/questions/features.py": "b = 2",
     "qa/models/passes.py": "c = 3",
     "qa/results/course.py": "d = 4",
-    "trainer_qa.py": "e = 5",
+    **dict.fromkeys(digests.MAKERS, "e = 5"),
 }
 
 
@@ -49,6 +49,7 @@ def code_of(folder, files, monkeypatch, *rooms):
         ({"qa/models/passes.py": "c = 4"}, True),
         ({"qa/questions/notes.txt": "no code"}, True),
         ({"run_qa.py": "f = 6"}, False),
+        ({"my_plots.py": "the user's own"}, True),
     ],
 )
 def test_the_digest_of_code_changes_with_the_files_of_its_rooms(changes, same, tmp_path, monkeypatch):
@@ -56,6 +57,11 @@ def test_the_digest_of_code_changes_with_the_files_of_its_rooms(changes, same, t
     after = code_of(tmp_path / "after", FILES | changes, monkeypatch, "questions")
     assert (before == after) == same
     assert len(before) == digests.DIGITS
+
+
+def test_all_that_makes_models_is_in_the_digest_of_code():
+    others = {"answer_qa.py", "report_qa.py", "utils_qa.py"}
+    assert {*digests.MAKERS} == {path.name for path in digests.PROJECT_DIR.glob("*_qa*.py")} - others
 
 
 def test_the_digest_of_code_knows_which_file_holds_what(tmp_path, monkeypatch):
