@@ -41,7 +41,7 @@ from qa.start.run import Run
 from qa.start.stack import check_stack
 from qa.start.writing import saving
 
-# Share of the training in which sparsity grows, where nothing is said; the rest mends.
+# Share of the steps from --start_step on in which sparsity grows, where nothing is said; the rest mends.
 GROWTH = 0.5
 # Arguments that mean nothing to a language model.
 OF_QUESTIONS = (
@@ -63,7 +63,7 @@ class OptimizationArguments(OutcomeArguments):
     )
     start_step: int = field(default=0, metadata={"help": "Optimizer step at which pruning starts."})
     end_step: int | None = field(
-        default=None, metadata={"help": "Step at which pruning ends (half of the training, if left out)."}
+        default=None, metadata={"help": "Step at which pruning ends (half of the steps that follow, if left out)."}
     )
     pruning_approach: str = field(
         default="magnitude",
@@ -197,7 +197,7 @@ def main():
     with without_ipex():
         from qa.compression.sparsity import prunable_weights, sparsity_report
         from qa.models.inputs import dummy_inputs, refuse_without_mask
-        from qa.training.batches import check_batches, steps_of_training
+        from qa.training.batches import settle_batches, steps_of_training
 
     model, guesses = load_language_model(run.model_args, load_base_model(run, needs_head=None), run.tokenizer)
     if not prunable_weights(model):
@@ -206,7 +206,7 @@ def main():
     if training:
         refuse_without_mask(run.tokenizer, run.model_args.model_name_or_path)
         windows = text_windows(run.examples["train"], run.tokenizer, run.data_args.max_seq_length)
-        check_batches(training_args, len(windows))
+        settle_batches(training_args, len(windows))
         steps = steps_of_training(training_args, len(windows))
         run.settings["pruning"] = fit_schedule(run.settings["pruning"], *steps, growth=GROWTH)
     claim(run)

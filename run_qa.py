@@ -119,9 +119,11 @@ def check_optimization(optimization_args, training_args):
         raise UsageError("--apply_distillation needs a teacher: give --teacher_model_name_or_path")
     if training_args.use_ipex:
         raise UsageError("--use_ipex is for run_qa_post_training.py; leave it out here")
-    if training_args.bf16 and optimization_args.apply_quantization:
+    halved = next((name for name in ("bf16", "fp16") if getattr(training_args, name)), None)
+    if halved and optimization_args.apply_quantization:
         raise UsageError(
-            "--bf16 does not go together with --apply_quantization, whose fake-quant rounds fp32 values; leave out one"
+            f"--{halved} does not go together with --apply_quantization, whose fake-quant rounds fp32 values; leave "
+            "out one"
         )
     check_growth(optimization_args)
     for flag in ("prune_heads", "prune_ffn"):
@@ -260,6 +262,7 @@ def train(run, model, teacher, prepared, evaluated):
         eval_dataset=questions and questions.features,
         eval_examples=questions and questions.examples,
         processing_class=tokenizer,
+        evaluation_width=data_args.evaluation_width,
         post_process_function=post_processing(data_args, run.output_dir),
         compute_metrics=lambda predictions: score(*predictions, data_args),
         calibration=calibration_batches(features, tokenizer, training_args.seed, data_args.fixed_width),
@@ -287,7 +290,7 @@ def main():
     run.settings = settings_of(optimization_args)
     training = training_args.do_train
     read_inputs(run, {"train": training, "validation": training_args.do_eval, "test": training_args.do_predict})
-    teacher_name = optimization_args.teacher_model_name_or_path if optimization_args.apply_distillation else None
+    teacher_name = optimization_args.teacher_model_name_or_path
     if training:
         source = source_of(run.data_args, "train")
         check_for_training(run.examples["train"], source, run.data_args.version_2_with_negative)
@@ -300,7 +303,7 @@ def main():
     from qa.models.inputs import refuse_without_mask, settle_inputs
     from qa.results.evaluation import prepare_evaluation, prepare_split
     from qa.start.processes import check_same
-    from qa.training.batches import check_batches, steps_of_training
+    from qa.training.batches import settle_batches, steps_of_training
 
     torch.manual_seed(training_args.seed)  # a head that is not in the checkpoint is drawn at random
     model = load_base_model(run, needs_head=not training)
@@ -317,7 +320,7 @@ def main():
         used = list(evaluated.values())
         if training:
             used.append(prepare_split(run, run.examples["train"], "train"))
-            check_batches(training_args, len(used[-1].features))
+            settle_batches(training_args, len(used[-1].features))
         if "pruning" in run.settings:
             steps = steps_of_training(training_args, len(used[-1].features))
             run.settings["pruning"] = fit_schedule(run.settings["pruning"], *steps)

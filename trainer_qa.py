@@ -30,6 +30,7 @@ class QuestionAnsweringINCTrainer(CompressingTrainer):
 
     Args:
         eval_examples: examples behind `eval_dataset`.
+        evaluation_width: what features are padded to there, as `width` of `Batches`.
         post_process_function: `(examples, features, (start_logits, end_logits), stage)` -> predictions, as
             `compute_metrics` takes them; `stage`, which it may leave out, is `eval` or `predict`. Without a function
             predictions are the logits, and nothing is scored.
@@ -42,8 +43,17 @@ class QuestionAnsweringINCTrainer(CompressingTrainer):
     # The last only with losses between intermediate layers.
     LOSS_PARTS = ("loss_student", "loss_distillation", "loss_intermediate")
 
-    def __init__(self, *args, eval_examples=None, post_process_function=None, intermediate=None, **kwargs):
+    def __init__(
+        self,
+        *args,
+        eval_examples=None,
+        evaluation_width=None,
+        post_process_function=None,
+        intermediate=None,
+        **kwargs,
+    ):
         super().__init__(*args, **kwargs)
+        self.evaluation_width = evaluation_width
         self.intermediate = intermediate
         self.eval_examples = eval_examples
         self.post_process_function = post_process_function
@@ -88,7 +98,7 @@ class QuestionAnsweringINCTrainer(CompressingTrainer):
             device = next(self.model.parameters(), torch.empty(0)).device if self.is_in_train else torch.device("cpu")
         model = self.model.to(device)
         was_training = model.training
-        batches = Batches(features, self.tokenizer, self.args.eval_batch_size)
+        batches = Batches(features, self.tokenizer, self.args.eval_batch_size, self.evaluation_width)
         with observers_at_rest(model):
             predictions = predict_logits(model.eval(), batches, device)
         model.train(was_training)
@@ -110,8 +120,8 @@ class QuestionAnsweringINCTrainer(CompressingTrainer):
     def _loss_of(self, model, inputs):
         """Mix the loss on the labels with the distillation loss, by the weights of INC's criterion.
 
-        Padding takes no part in the distillation loss, so that neither the batch's width nor whether the teacher's
-        logits come from a live teacher or from `teacher_logits` makes a difference.
+        Padding takes no part in the distillation loss, so that neither the batch's width nor, in fp32, whether the
+        teacher's logits come from a live teacher or from `teacher_logits` makes a difference.
         """
         teacher_logits = inputs.pop("teacher_logits", None)
         states = {"output_hidden_states": True} if self.intermediate else {}

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+import threading
 
 import numpy as np
 import pytest
@@ -120,8 +121,22 @@ def test_a_step_is_in_bf16_and_all_else_in_fp32(trainer_of, questions):
 
 
 def test_compression_without_do_train_is_refused(trainer_of):
-    with pytest.raises(ValueError, match="do_train=True"):
-        trainer_of({"do_train": False}).train()
+    from neural_compressor import DistillationConfig
+    from transformers import AutoModelForQuestionAnswering
+
+    teacher = AutoModelForQuestionAnswering.from_pretrained(SAMPLE / "distilbert-qa-teacher")
+    for config in ({}, {"quantization_config": None, "distillation_config": DistillationConfig(teacher)}):
+        with pytest.raises(ValueError, match="do_train=True"):
+            trainer_of({"do_train": False}, **config).train()
+
+
+def test_a_training_in_a_thread_is_saved_in_a_folder_that_is_not_there(trainer_of, tmp_path):
+    trainer = trainer_of({"max_steps": 1, "save_strategy": "no"})
+    thread = threading.Thread(target=trainer.train)
+    thread.start()
+    thread.join()
+    trainer.save_model(str(tmp_path / "some" / "where"))
+    assert (tmp_path / "some" / "where" / "pytorch_model.bin").is_file()
 
 
 def test_without_post_processing_predictions_are_logits_and_labels(trainer_of, questions):
@@ -136,6 +151,19 @@ def test_without_post_processing_predictions_are_logits_and_labels(trainer_of, q
         assert found.tolist() == features[name]
     assert output.metrics.keys() == {f"test_{name}" for name in SPEED}
     assert trainer.predict(features.remove_columns("start_positions"), examples).label_ids is None
+
+
+@pytest.mark.parametrize(("width", "seen"), [(None, set()), (128, {128}), (0, set())])
+def test_evaluation_pads_as_it_is_told(width, seen, trainer_of):
+    trainer = trainer_of({"do_train": False}, evaluation_width=width)
+    shapes = []
+    trainer.model.distilbert.register_forward_hook(
+        lambda _, args, kwargs, output: shapes.append(kwargs), with_kwargs=True
+    )
+    trainer.evaluate()
+    if seen:
+        assert {inputs["input_ids"].shape[1] for inputs in shapes} == seen
+    assert any((inputs["attention_mask"] == 0).any() for inputs in shapes) == (width != 0)
 
 
 @pytest.mark.parametrize("takes_stage", [True, False], ids=["four arguments", "three arguments"])

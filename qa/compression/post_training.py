@@ -79,9 +79,18 @@ def quantize(model, config, output_dir, calibration=None, score=None, minmax_ran
         UsageError: INC cannot quantize the model; the message holds its reason.
         Exception: whatever `score` raises in a trial.
     """
+    raised = []
+
+    def scored(trial):
+        try:
+            return score(trial)
+        except Exception as error:
+            raised.append(error)
+            raise
+
     quantizer = INCQuantizer.from_pretrained(
         model,
-        eval_fn=score,
+        eval_fn=score and scored,
         calibration_fn=_calibration(calibration, minmax_ranges) if calibration else None,
         task="question-answering",
     )
@@ -100,10 +109,10 @@ def quantize(model, config, output_dir, calibration=None, score=None, minmax_ran
                     quantizer.quantize(config, save_directory=folder)
             except RuntimeError as error:
                 # INC returned no model, and optimum-intel does not know why.
-                if kept and (score is not None or isinstance(kept[-1], UsageError)):
-                    raise kept[-1] from error
+                if raised:
+                    raise raised[-1] from error
                 if kept:
-                    raise _reason(kept[-1]) from kept[-1]
+                    raise kept[-1] if isinstance(kept[-1], UsageError) else _reason(kept[-1]) from kept[-1]
                 if score is None:
                     raise
                 return None  # no trial met the criterion

@@ -140,8 +140,8 @@ def quantization_settings(approach, path=CONFIG_DIR / "quantization.yml"):
     Returns:
         Keyword arguments for `PostTrainingQuantConfig` (`qat`: `QuantizationAwareTrainingConfig`; `onnx`, `openvino`:
         what `engine_quantization.py` takes) as nested plain values: those at the top of the file, then those of the
-        approach. `accuracy_criterion` and `tuning_criterion`, where given, are keyword arguments for INC's classes of
-        these names.
+        approach, operator by operator. `accuracy_criterion` and `tuning_criterion`, where given, are keyword arguments
+        for INC's classes of these names.
 
     Raises:
         UsageError: the file cannot be read, or a key or value in it is not allowed; the message has the line.
@@ -153,8 +153,10 @@ def quantization_settings(approach, path=CONFIG_DIR / "quantization.yml"):
         file.show_older_layout(settings)
     # What is at the top but not for this approach (`recipes` in training) is there for the others.
     models = {"qat": schemas.QuantizationAware, "onnx": schemas.ByOnnxRuntime, "openvino": schemas.ByNNCF}
-    allowed = models.get(approach, schemas.PostTraining).model_fields
-    return {**{key: value for key, value in settings.items() if key in allowed}, **settings.get(approach, {})}
+    allowed, own = models.get(approach, schemas.PostTraining).model_fields, settings.get(approach, {})
+    settings = {key: value for key, value in settings.items() if key in allowed}
+    operators = {key: settings.get(key, {}) | own.get(key, {}) for key in ("op_type_dict", "op_name_dict")}
+    return settings | own | {key: named for key, named in operators.items() if named}
 
 
 def _quantization_of_older_layout(quantization, tuning=None, **others):

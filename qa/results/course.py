@@ -155,8 +155,12 @@ def evaluate_as_it_is(run, model, evaluated):
 
 def checkpoint_of(run):
     """Return the folder of the checkpoint that the training of a run goes on from, or `None`."""
-    # The first process knows: on another machine its newest files may not be seen yet.
-    return run.training_args.resume_from_checkpoint or gather(last_checkpoint(run.output_dir))[0]
+    named = run.training_args.resume_from_checkpoint
+    if named and resumes_here(run):
+        return named
+    # The first process knows: on another machine its newest files may not be seen yet. A checkpoint of another folder
+    # is where this run once began.
+    return gather(last_checkpoint(run.output_dir))[0] or named
 
 
 def train_and_save(run, trainer, checkpoint, parameters):

@@ -262,6 +262,11 @@ def _check_training(args):
             "--accelerator_config: split_batches, dispatch_batches and even_batches work with their defaults only; "
             "leave them out"
         )
+    if args.n_gpu > 1:
+        raise UsageError(
+            f"one process cannot train on {args.n_gpu} GPUs: start the same words with torchrun --nproc_per_node "
+            f"{args.n_gpu}, or set CUDA_VISIBLE_DEVICES to one of them"
+        )
     if args.fp16 and args.use_cpu:
         raise UsageError("--fp16 is for GPUs, and this run is on a CPU; leave it out")
     if args.bf16 and args.use_cpu and "bf16" not in processor()[1]:

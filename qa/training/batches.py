@@ -4,13 +4,12 @@ Belongs here: what decides which features are in which step of a training, on on
 Does not belong here: how batches without training are formed (`qa/models/passes.py`).
 """
 
-import itertools
 import math
 
 import torch
 from torch.nn.functional import pad
 from transformers.data.data_collator import pad_without_fast_tokenizer_warning
-from transformers.trainer_pt_utils import LengthGroupedSampler
+from transformers.trainer_pt_utils import get_length_grouped_indices
 
 from qa.models.inputs import TEACHER_TYPES
 from qa.models.passes import Batches
@@ -98,21 +97,26 @@ def features_per_epoch(args, count):
     """
     batch = args.train_batch_size * args.world_size
     step = batch * args.gradient_accumulation_steps
-    if args.group_by_length and batch < step < count:
+    if batch < step < count:
         # The loop counts whole optimizer steps in an epoch, and would carry the rest over into the next.
         return count - count % step
     return count - count % batch if args.dataloader_drop_last else count
 
 
-def check_batches(args, count):
-    """Refuse a training of no batch; parameters as in `features_per_epoch`.
+def settle_batches(args, count):
+    """Let optimizer steps take no more batches than an epoch has, with a note; parameters as in `features_per_epoch`.
 
     Raises:
-        UsageError: all features are dropped.
+        UsageError: it has none, since all features are dropped.
     """
-    if not features_per_epoch(args, count):
-        size = args.train_batch_size * args.world_size
+    size = args.train_batch_size * args.world_size
+    batches = math.ceil(features_per_epoch(args, count) / size)
+    if not batches:
         raise UsageError(f"--dataloader_drop_last leaves nothing: {count} features make no batch of {size}; drop it")
+    if args.gradient_accumulation_steps > batches:
+        # The loop would carry the rest of a step over into the next epoch, and not into what goes on after a kill.
+        steps, args.gradient_accumulation_steps = args.gradient_accumulation_steps, batches
+        print(f"note: --gradient_accumulation_steps is {steps}, and an epoch has {batches} batches; {batches} is used")
 
 
 def steps_per_epoch(args, count):
@@ -148,8 +152,9 @@ def share_of_last_batch(args, count):
     return max(rows, 1), rows * processes / left
 
 
-class TrainingOrder(LengthGroupedSampler):
-    """Features of similar length side by side, in an order that follows from the seed and the epoch alone.
+class TrainingOrder(torch.utils.data.Sampler):
+    """An order that follows from the seed and the epoch alone, in every process; on request features of similar length
+    side by side.
 
     Args:
         args: `TrainingArguments`.
@@ -157,9 +162,9 @@ class TrainingOrder(LengthGroupedSampler):
     """
 
     def __init__(self, args, lengths):
+        self.lengths, self.grouped, self.generator = lengths, args.group_by_length, torch.Generator()
         # All that goes into one optimizer step is of one length.
-        together = args.train_batch_size * args.gradient_accumulation_steps * args.world_size
-        super().__init__(together, lengths=lengths, generator=torch.Generator())
+        self.together = args.train_batch_size * args.gradient_accumulation_steps * args.world_size
         self.seed = args.seed if args.data_seed is None else args.data_seed
         self.used = features_per_epoch(args, len(lengths))
         self.set_epoch(0)
@@ -168,7 +173,11 @@ class TrainingOrder(LengthGroupedSampler):
         return self.used
 
     def __iter__(self):
-        return itertools.islice(super().__iter__(), self.used)
+        if self.grouped:
+            order = get_length_grouped_indices(self.lengths, self.together, generator=self.generator)
+        else:
+            order = torch.randperm(len(self.lengths), generator=self.generator).tolist()
+        return iter(order[: self.used])
 
     def set_epoch(self, epoch):
         """Called by accelerate's data loader."""

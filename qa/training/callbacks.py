@@ -8,6 +8,7 @@ import contextlib
 import json
 import signal
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -26,6 +27,7 @@ from qa.compression.fake_quant import (
 from qa.compression.sparsity import sparsity
 from qa.start.process import return_freed_memory
 from qa.start.processes import wait_for_all
+from qa.training.batches import steps_per_epoch
 
 # Share of the training steps after which activation ranges are kept.
 FREEZE_AT = 0.5
@@ -66,7 +68,7 @@ class SameTwice(TrainerCallback):
 
 
 class LossSoFar(TrainerCallback):
-    """Put back the loss of the steps before the checkpoint, which the loop starts from zero."""
+    """Put back the loss of the steps before the checkpoint, which the loop starts from zero, and the last step."""
 
     def __init__(self, trainer):
         self.trainer = trainer
@@ -74,6 +76,29 @@ class LossSoFar(TrainerCallback):
     def on_train_begin(self, args, state, control, **kwargs):
         if self.trainer._progress is not None:
             self.trainer._total_loss_scalar = self.trainer._progress["loss"]
+            state.global_step = min(state.global_step, state.max_steps)
+
+
+class ScoreOfEpoch(TrainerCallback):
+    """Evaluate in the last step of an epoch and not behind it, where a checkpoint of that step may have been saved.
+
+    What goes on from there would never know the score, which a schedule may wait for.
+    """
+
+    def __init__(self, trainer):
+        self.trainer = trainer
+
+    def on_step_end(self, args, state, control, **kwargs):
+        if self._is_due(args, state):
+            control.should_evaluate = True
+
+    def on_epoch_end(self, args, state, control, **kwargs):
+        if self._is_due(args, state):
+            control.should_evaluate = False
+
+    def _is_due(self, args, state):
+        is_end = state.global_step % steps_per_epoch(args, len(self.trainer.train_dataset)) == 0
+        return args.eval_strategy == "epoch" and args.eval_delay <= state.epoch and is_end
 
 
 class StopOnSignal(TrainerCallback):
@@ -86,7 +111,9 @@ class StopOnSignal(TrainerCallback):
 
     def on_train_begin(self, args, state, control, **kwargs):
         self.several = args.world_size > 1
-        self.handlers = {number: signal.signal(number, self._receive) for number in self.SIGNALS}
+        # Python lets nobody else look at signals.
+        signals = self.SIGNALS if threading.current_thread() is threading.main_thread() else ()
+        self.handlers = {number: signal.signal(number, self._receive) for number in signals}
 
     def _receive(self, number, frame):
         if not self.received:
@@ -106,7 +133,9 @@ class StopOnSignal(TrainerCallback):
             if not self.received:
                 self.received, self.since = int(told), time.monotonic()
         if self.received:
-            control.should_save, control.should_evaluate = True, False
+            control.should_save = True
+            # A schedule that waits for scores must not miss one.
+            control.should_evaluate &= args.lr_scheduler_type == "reduce_lr_on_plateau"
 
     def on_save(self, args, state, control, **kwargs):
         if self.received:

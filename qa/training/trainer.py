@@ -6,6 +6,7 @@ Does not belong here: the loss, which its subclasses compute (`trainer_qa.py`, `
 configurations (`qa/compression/`) and batches (`batches.py`).
 """
 
+import dataclasses
 import json
 import random
 from pathlib import Path
@@ -38,12 +39,14 @@ from qa.training.batches import (
     calibration_batches,
     features_per_epoch,
     share_of_last_batch,
+    steps_per_epoch,
 )
 from qa.training.callbacks import (
     BeforeConversion,
     FrozenRanges,
     LossSoFar,
     SameTwice,
+    ScoreOfEpoch,
     StopOnSignal,
     TensorBoard,
     TidyMemory,
@@ -99,6 +102,7 @@ class CompressingTrainer(INCTrainer):
         self.add_callback(TidyMemory)
         self._progress = None
         self.add_callback(LossSoFar(self))
+        self.add_callback(ScoreOfEpoch(self))
         self.add_callback(StopOnSignal(self.args.device))
         if self.pop_callback(TensorBoardCallback) is not None:
             self.add_callback(TensorBoard(self))
@@ -124,7 +128,8 @@ class CompressingTrainer(INCTrainer):
         Raises:
             ValueError: there is something to compress with, but the arguments lack `do_train`.
         """
-        if self._compression_manager is None and (self.quantization_config or self.pruning_config):
+        configs = (self.quantization_config, self.pruning_config, self.distillation_config)
+        if self._compression_manager is None and any(configs):
             raise ValueError("INC compresses only where TrainingArguments have do_train=True.")
         if self._quantizing:
             # INC's hook puts observers and fake-quant operators into the model. In INCTrainer's loop it would come too
@@ -159,8 +164,6 @@ class CompressingTrainer(INCTrainer):
         self._signature_columns.append(TEACHER_TYPES)
 
     def _get_train_sampler(self):
-        if not self.args.group_by_length:
-            return super()._get_train_sampler()
         lengths = pc.list_value_length(self.train_dataset.with_format("arrow")["input_ids"]).to_pylist()
         return TrainingOrder(self.args, lengths)
 
@@ -188,10 +191,20 @@ class CompressingTrainer(INCTrainer):
                 torch.save(self.optimizer.state_dict(), folder / OPTIMIZER_NAME)
                 torch.save(self.lr_scheduler.state_dict(), folder / SCHEDULER_NAME)
                 torch.save(progress, folder / PROGRESS_NAME)
-                self.state.save_to_json(folder / TRAINER_STATE_NAME)
+                self._state_to_go_on_from().save_to_json(folder / TRAINER_STATE_NAME)
                 if run := read_run(self.args.output_dir):
                     write_text(folder / RUN_FILE, json.dumps({"made_from": run["made_from"]}))
             self._rotate_checkpoints(output_dir=self.args.output_dir)
+
+    def _state_to_go_on_from(self):
+        """Return the loop's state for a checkpoint.
+
+        The loop goes on in the epoch of the step that it finds there, and takes one more before it looks whether that
+        was the last. From the end of the epoch it takes none.
+        """
+        rest = -self.state.global_step % steps_per_epoch(self.args, len(self.train_dataset))
+        is_over = self.state.global_step >= self.state.max_steps
+        return dataclasses.replace(self.state, global_step=self.state.global_step + rest) if is_over else self.state
 
     def _sorted_checkpoints(self, *args, **kwargs):
         # Trainer's also names checkpoint-3-best, which is somebody's own, and removes it as an old one.
@@ -237,6 +250,7 @@ class CompressingTrainer(INCTrainer):
             if self._quantizing:
                 state_dict["best_configure"] = loading_instructions(self._compression_manager.model.q_config)
         output_dir = output_dir or self.args.output_dir
+        Path(output_dir).mkdir(parents=True, exist_ok=True)
         with written_beside(output_dir) as folder:
             super()._save(str(folder), state_dict)
         drop_stale_weights(output_dir)

@@ -566,6 +566,7 @@ TRAINING = {
     ),
     "nothing to do at all": ({"--do_train": None, "--do_eval": None}, ["--do_train", "--do_predict"]),
     "IPEX in training": ({"--use_ipex": True}, ["--use_ipex", "run_qa_post_training.py"]),
+    "int8 in fp16": ({"--apply_quantization": True, "--fp16": True, "--no_cuda": True}, ["--fp16", "fake-quant"]),
     "int8 in bf16": ({"--apply_quantization": True, "--bf16": True, "--no_cuda": True}, ["--bf16", "fake-quant"]),
     "distillation without a teacher": ({"--apply_distillation": True}, ["--teacher_model_name_or_path"]),
     "logits without distillation": ({"--generate_teacher_logits": True}, ["--apply_distillation"]),

@@ -30,6 +30,7 @@ from qa.training.batches import (
     FeatureCollator,
     TrainingOrder,
     features_per_epoch,
+    settle_batches,
     share_of_last_batch,
     steps_per_epoch,
 )
@@ -89,17 +90,41 @@ def test_each_feature_counts_once_in_an_epoch(count, size, processes):
 @pytest.mark.parametrize("grouped", [False, True])
 @pytest.mark.parametrize("count", [24, 31, 48, 50, 71])
 def test_the_steps_of_an_epoch_are_those_of_the_loop(count, grouped, drop_last, accumulation, processes):
-    lengths = []
+    lengths, orders = [], []
     for rank in range(processes):
+        torch.manual_seed(rank)  # of which no order depends
         args = arguments(4, processes, rank, accumulation, grouped, drop_last)
-        order = TrainingOrder(args, [9] * count) if grouped else range(count)
+        order = TrainingOrder(args, [9] * count)
+        orders.append(list(order))
         batches = list(batches_of(args, order))
         assert len(batches) == len(batches_of(args, order))
         lengths.append(len(batches))
         used = {row for batch in batches for row in batch}
         assert len(used) <= features_per_epoch(args, count)
     assert len(set(lengths)) == 1
+    assert all(order == orders[0] for order in orders)
+    assert len(set(orders[0])) == len(orders[0])
     assert steps_per_epoch(args, count) == max(lengths[0] // accumulation, 1)
+
+
+@pytest.mark.parametrize("grouped", [False, True])
+def test_the_order_changes_with_the_epoch_and_the_seed_of_data(grouped):
+    args = arguments(4, grouped=grouped)
+    order = TrainingOrder(args, [9] * 40)
+    first = list(order)
+    assert first == list(TrainingOrder(args, [9] * 40)) and sorted(first) == list(range(40))
+    order.set_epoch(1)
+    args.data_seed = 7
+    assert first != list(order) != list(TrainingOrder(args, [9] * 40)) != first
+
+
+@pytest.mark.parametrize(("accumulation", "used"), [(2, 2), (3, 3), (4, 3)])
+def test_a_step_takes_no_more_than_an_epoch_has(accumulation, used, capsys):
+    args = arguments(4, accumulation=accumulation)
+    settle_batches(args, 12)
+    assert args.gradient_accumulation_steps == used
+    said = "note: --gradient_accumulation_steps is 4, and an epoch has 3 batches; 3 is used\n"
+    assert capsys.readouterr().out == (said if accumulation == 4 else "")
 
 
 @pytest.mark.parametrize("side", ["right", "left"])

@@ -40,6 +40,14 @@ RECIPES = {
     "pruning, pattern_lock": ("--apply_pruning", "--pruning_approach", "pattern_lock"),
 }
 LAST_STEP = 24
+VERIFIED = ("--verify_loading", "--test_file", str(SAMPLE / "dev.json"), "--max_predict_samples", "2")
+UNGROUPED = ("--group_by_length", "false", "--gradient_accumulation_steps", "3")
+# An epoch has 11 steps.
+PLATEAU = (
+    *("--lr_scheduler_type", "reduce_lr_on_plateau", "--metric_for_best_model", "f1", "--eval_strategy", "epoch"),
+    *("--lr_scheduler_kwargs", '{"mode": "max", "patience": 0}', "--do_eval", "--max_eval_samples", "4"),
+    *("--validation_file", str(SAMPLE / "dev.json"), "--save_steps", "11"),
+)
 # Of the runs by hand, long enough for 20 kills.
 LONG_STEPS = 240
 
@@ -108,6 +116,14 @@ def differences(folder, other):
     return [name for name, value in first.items() if not same(value, second[name])]
 
 
+def losses_of(*folders):
+    return [json.loads((folder / "train_results.json").read_text())["train_loss"] for folder in folders]
+
+
+def state_of(folder):
+    return json.loads((folder / "trainer_state.json").read_text())
+
+
 def kill_after_checkpoint(folder, flags, step, forked=True):
     process = start(folder, *flags, forked=forked)
     while not (folder / f"checkpoint-{step}").exists():
@@ -127,10 +143,46 @@ def test_a_killed_training_ends_with_the_weights_of_one_that_was_not(name, tmp_p
     finished = run(tmp_path / "cut", *flags, forked=forked)
     assert finished.returncode == 0, finished.stderr
     assert differences(tmp_path / "whole", tmp_path / "cut") == []
-    losses = [
-        json.loads((tmp_path / name / "train_results.json").read_text())["train_loss"] for name in ("whole", "cut")
-    ]
-    assert losses[0] == pytest.approx(losses[1], rel=1e-4)
+    whole, cut = losses_of(tmp_path / "whole", tmp_path / "cut")
+    assert whole == pytest.approx(cut, rel=1e-4)
+
+
+def test_a_training_that_ended_within_an_epoch_is_over(tmp_path):
+    """Asked for more, its last checkpoint, which the loop would take one more step from, is the end."""
+    flags = ("--max_steps", "7", "--lr_scheduler_type", "constant")
+    assert run(tmp_path / "out", *flags).returncode == 0
+    shutil.copytree(tmp_path / "out", tmp_path / "first")
+    assert run(tmp_path / "out", *flags, "--do_predict", *VERIFIED).returncode == 0
+    assert differences(tmp_path / "first", tmp_path / "out") == []
+    assert state_of(tmp_path / "out")["global_step"] == 7
+    first, out = losses_of(tmp_path / "first", tmp_path / "out")
+    assert first == pytest.approx(out)
+    assert sorted(path.name for path in (tmp_path / "out").glob("checkpoint-*")) == ["checkpoint-5", "checkpoint-7"]
+
+
+@pytest.mark.parametrize(("flags", "step"), [(UNGROUPED, 10), (PLATEAU, 11)], ids=["ungrouped", "plateau"])
+def test_order_and_scores_are_those_of_a_training_that_was_not_killed(flags, step, tmp_path):
+    """Batches that steps do not go into, and a schedule that waits for a score where a checkpoint is saved."""
+    assert run(tmp_path / "whole", *flags).returncode == 0
+    kill_after_checkpoint(tmp_path / "cut", flags, step)
+    assert run(tmp_path / "cut", *flags).returncode == 0
+    assert differences(tmp_path / "whole", tmp_path / "cut") == []
+    logs = [state_of(tmp_path / name)["log_history"] for name in ("whole", "cut")]
+    steps, others = ([entry["step"] for entry in log if "eval_f1" in entry] for log in logs)
+    assert steps == others == ([11, 22, 24] if flags is PLATEAU else [])
+
+
+def test_the_command_that_named_a_checkpoint_goes_on_once_more(tmp_path):
+    kill_after_checkpoint(tmp_path / "other", (), 5)
+    named = ("--resume_from_checkpoint", str(tmp_path / "other" / "checkpoint-5"))
+    kill_after_checkpoint(tmp_path / "out", named, 15)
+    own = ("--resume_from_checkpoint", str(tmp_path / "out" / "checkpoint-5"))
+    for flags in (named, own):
+        process = start(tmp_path / "out", *flags)
+        output, errors = process.communicate()
+        assert process.returncode == 0, errors
+        goes_on = f"the training goes on from {tmp_path / 'out' / 'checkpoint-'}"
+        assert goes_on in output if flags is named else "its model is not made again" in output
 
 
 def test_a_training_that_is_told_to_stop_saves_and_says_how_to_go_on(tmp_path):

@@ -6,6 +6,7 @@ import sys
 
 import pytest
 from conftest import SAMPLE
+from neural_compressor.adaptor.pytorch import PyTorch_FXAdaptor
 
 import run_qa_post_training
 
@@ -75,4 +76,17 @@ def test_a_trial_that_crashes_is_no_trial_that_failed_the_criterion(quantize, mo
         quantize("accuracy_criterion: {criterion: absolute, tolerable_loss: 1}\ntuning_criterion: {max_trials: 2}\n")
     assert waiting == []
     assert "no trial met" not in capfd.readouterr().out
+
+    def fail(*args, **kwargs):
+        raise AssertionError("no such operator")
+
+    monkeypatch.setattr(PyTorch_FXAdaptor, "quantize", fail)
+    scores_in_turn(monkeypatch, 90.0)
+    with pytest.raises(SystemExit) as ended:
+        quantize("accuracy_criterion: {criterion: absolute, tolerable_loss: 1}\ntuning_criterion: {max_trials: 2}\n")
+    assert ended.value.code == 2
+    error = capfd.readouterr().err.splitlines()[-1]
+    assert error.startswith(
+        "error: --apply_quantization: INC cannot quantize this model: AssertionError: no such oper"
+    )
     assert not (tmp_path / "out" / "pytorch_model.bin").exists()

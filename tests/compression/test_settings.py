@@ -1,5 +1,6 @@
 """Configuration files: good ones of either layout load, and every broken one gives one line that says where."""
 
+import json
 import sys
 from pathlib import Path
 
@@ -303,6 +304,18 @@ def test_numbers_have_the_type_that_inc_asks_for(tmp_path):
 def test_training_takes_no_recipes_from_the_top(tmp_path):
     path = write(tmp_path, "recipes: {smooth_quant: true}\nqat: {op_type_dict: {a: {}}}\nstatic: {quant_level: 0}\n")
     assert quantization_settings("qat", path) == {"op_type_dict": {"a": {}}}
+
+
+def test_operators_of_the_top_and_of_an_approach_come_together(tmp_path):
+    fp32, int8 = {"weight": {"dtype": "fp32"}}, {"weight": {"dtype": "int8"}}
+    top, own = {"a": fp32, "b": fp32}, {"b": int8, "c": int8}
+    path = write(tmp_path, f"op_name_dict: {json.dumps(top)}\nstatic: {{op_name_dict: {json.dumps(own)}}}\n")
+    assert quantization_settings("static", path) == {"op_name_dict": {"a": fp32, **own}}
+    assert quantization_settings("dynamic", path) == {"op_name_dict": top}
+    shipped = (CONFIG_DIR / "quantization.yml").read_text(encoding="utf-8")
+    path = write(tmp_path, f"op_name_dict: {json.dumps(top)}\n{shipped}")
+    for approach in ("dynamic", "static", "ipex", "qat"):
+        assert quantization_settings(approach, path)["op_name_dict"].items() >= top.items()
 
 
 def test_exports_take_their_own_keys_and_the_criterion_from_the_top(tmp_path):

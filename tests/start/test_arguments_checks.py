@@ -194,6 +194,13 @@ def test_defaults_are_never_refused(name, check):
     assert check(run_qa) == []
 
 
+def test_one_process_trains_on_one_gpu(check, monkeypatch):
+    monkeypatch.setattr(TrainingArguments, "n_gpu", 2)
+    assert check(run_qa, trains=False) == []
+    with pytest.raises(UsageError, match="cannot train on 2 GPUs: start the same words with torchrun"):
+        check(run_qa)
+
+
 def test_a_plateau_of_a_score_that_rises_works(check):
     words = ["--lr_scheduler_type", "reduce_lr_on_plateau", "--eval_strategy", "epoch"]
     words += ["--metric_for_best_model", "f1", "--lr_scheduler_kwargs", '{"mode": "max"}']
