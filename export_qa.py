@@ -27,7 +27,7 @@ from qa.results.course import claim, conclude, draw_calibration, is_done, load_b
 from qa.results.hub import hub_of
 from qa.results.steps import export_steps
 from qa.results.verification import verify, verify_error
-from qa.start.arguments import OutcomeArguments, parse_arguments, positive
+from qa.start.arguments import OutcomeArguments, parse_arguments
 from qa.start.arguments_checks import check_criterion, check_effects, note_effects
 from qa.start.command import command
 from qa.start.engines import ENGINES
@@ -82,7 +82,6 @@ class OptimizationArguments(OutcomeArguments):
 
 def check_optimization(optimization_args, data_args, training_args):
     """Refuse what no engine does."""
-    positive("num_calibration_samples", optimization_args.num_calibration_samples)
     if training_args.use_ipex or training_args.bf16:
         raise UsageError("--use_ipex and --bf16 are for run_qa_post_training.py; leave them out here")
     if not optimization_args.apply_quantization:
@@ -151,11 +150,9 @@ def main():
     check_effects(run)
     export_format, quantizing = optimization_args.export_format, optimization_args.apply_quantization
     check_extra(export_format)
-    settings = {}
-    if quantizing:
-        path = optimization_args.quantization_config or CONFIG_DIR / "quantization.yml"
-        settings = quantization_settings(export_format, path := find_config(path, "quantization_config"))
-        check_criterion(settings, path, training_args.do_eval)
+    path = find_config(optimization_args.quantization_config or CONFIG_DIR / "quantization.yml", "quantization_config")
+    settings = quantization_settings(export_format, path) if quantizing else {}
+    check_criterion(settings, path, training_args.do_eval)
     run.settings["quantization"] = settings
     static = quantizing and optimization_args.quantization_approach == "static"
     splits = {"train": static, "validation": training_args.do_eval, "test": training_args.do_predict}

@@ -49,7 +49,7 @@ OF_QUESTIONS = (
     *("version_2_with_negative", "null_score_diff_threshold", "overwrite_cache", "preprocessing_num_workers"),
     *("max_eval_samples", "max_predict_samples", "eval_strategy", "evaluation_strategy", "eval_steps", "report"),
 )
-# What looks for layers in training mode, in which they would drop neurons out.
+# These need layers in training mode; here all are in evaluation mode.
 OF_DROPOUT = ("gradient_checkpointing", "neftune_noise_alpha")
 
 
@@ -96,8 +96,7 @@ def prune(model, sparsity):
 def settle_training(run):
     """Find out whether there is a training, refuse what goes with none, and tell the training's arguments."""
     data_args, training_args, optimization_args = run.data_args, run.training_args, run.optimization_args
-    values = vars(data_args) | vars(training_args) | vars(optimization_args)
-    asked = [flag for flag in optimization_args.given if values.get(flag) not in (None, False, 0, "no")]
+    asked = [flag for flag in optimization_args.given if run.arguments.get(flag) not in (None, False, 0, "no")]
     for flag in filter(asked.__contains__, OF_QUESTIONS):
         raise UsageError(f"--{flag} is about questions, and no question is answered here; leave it out")
     for flag in filter(asked.__contains__, OF_DROPOUT):
@@ -107,8 +106,6 @@ def settle_training(run):
     check_growth(optimization_args)
     text = data_args.train_file or data_args.dataset_name
     steps = optimization_args.steps
-    if steps is not None and steps < 0:
-        raise UsageError(f"--steps is {steps}; give a whole number of at least 0")
     if steps and text is None:
         raise UsageError(f"--steps {steps} needs text to learn from: give --train_file or --dataset_name")
     training_args.do_train = bool(text) and steps != 0

@@ -126,10 +126,6 @@ def check_optimization(optimization_args, training_args):
             "out one"
         )
     check_growth(optimization_args)
-    for flag in ("prune_heads", "prune_ffn"):
-        share = getattr(optimization_args, flag)
-        if share is not None and not 0.0 <= share < 1.0:
-            raise UsageError(f"--{flag} is {share}; give a number from 0 to below 1")
 
 
 def settings_of(optimization_args):
@@ -231,8 +227,9 @@ def train(run, model, teacher, prepared, evaluated):
     """
     with without_ipex():
         from qa.compression.distillation import add_teacher_logits, add_teacher_types, features_of_teacher
+        from qa.questions.answers import write_answers
         from qa.questions.scores import score
-        from qa.results.evaluation import post_processing
+        from qa.results.evaluation import choose_answers
         from qa.training.batches import FeatureCollator, calibration_batches
         from trainer_qa import QuestionAnsweringINCTrainer
 
@@ -254,6 +251,12 @@ def train(run, model, teacher, prepared, evaluated):
         else:
             features = add_teacher_types(features, seen, teacher)
     questions = evaluated.get("eval")
+
+    def post_process(examples, features, logits, stage):
+        answers = choose_answers(examples, features, logits, data_args)
+        write_answers(answers, run.output_dir, stage)
+        return examples, answers
+
     trainer = QuestionAnsweringINCTrainer(
         model=model,
         args=training_args,
@@ -263,7 +266,7 @@ def train(run, model, teacher, prepared, evaluated):
         eval_examples=questions and questions.examples,
         processing_class=tokenizer,
         evaluation_width=data_args.evaluation_width,
-        post_process_function=post_processing(data_args, run.output_dir),
+        post_process_function=post_process,
         compute_metrics=lambda predictions: score(*predictions, data_args),
         calibration=calibration_batches(features, tokenizer, training_args.seed, data_args.fixed_width),
         task="question-answering",

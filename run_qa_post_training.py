@@ -28,7 +28,7 @@ from qa.results.course import (
 from qa.results.hub import hub_of
 from qa.results.steps import post_training_steps
 from qa.results.verification import verify
-from qa.start.arguments import DataTrainingArguments, ModelArguments, OutcomeArguments, parse_arguments, positive
+from qa.start.arguments import DataTrainingArguments, ModelArguments, OutcomeArguments, parse_arguments
 from qa.start.arguments_checks import check_criterion, check_effects, note_effects
 from qa.start.command import command
 from qa.start.errors import UsageError
@@ -64,7 +64,6 @@ class OptimizationArguments(OutcomeArguments):
 
 def check_optimization(optimization_args, data_args, training_args):
     """Refuse mixes that no engine runs; arguments of a quantization that is not asked for are left alone."""
-    positive("num_calibration_samples", optimization_args.num_calibration_samples)
     if training_args.push_to_hub and not optimization_args.apply_quantization:
         raise UsageError("--push_to_hub sends the quantized model: give --apply_quantization as well")
     if not optimization_args.apply_quantization:

@@ -48,7 +48,7 @@ def distillation_loss(student, teacher, tokens, kind, temperature):
     each feature counts alike: `CE` is INC's own, `KL` is that less the teacher's entropy.
 
     Args:
-        student, teacher: `(batch, width)` float logits, very small where there is padding, equal in both.
+        student, teacher: `(batch, width)` float logits, the same very negative number in both where there is padding.
         tokens: `(batch,)` how many positions of each feature are no padding.
         kind: `CE`, `KL` or `MSE`.
         temperature: what logits are divided by before; gradients stay as large as without.

@@ -48,9 +48,9 @@ def pruners_of(settings):
     common = {key: value for key, value in settings.items() if key != "pruning_configs"}
     pruners = []
     for local in settings.get("pruning_configs") or [{}]:
-        hidden = {key.replace("step", "epoch") for key in local}  # epochs win over steps, but not over local ones
+        hidden = {key.replace("step", "epoch") for key in local}  # a common epoch would win over a local step
         if is_locked(common) and not is_locked({**common, **local}):
-            hidden.update(_EDGES)  # the schedule of pattern_lock is none for others
+            hidden.update(_EDGES)  # other approaches do not inherit its schedule
         hidden &= set(_EDGES)
         pruners.append({**{key: value for key, value in common.items() if key not in hidden}, **local})
     return pruners
@@ -120,7 +120,7 @@ def merge_flags(settings, flags, given):
             pruner |= {"start_step": 0, "end_step": 0}
         else:
             pruner = {**flags, **pruner}
-            if "target_sparsity" in won:  # INC's own limit, unlike one in the file, is not meant against it
+            if "target_sparsity" in won:  # the flag may exceed INC's default limit, not the file's
                 pruner.setdefault("max_sparsity_ratio_per_op", max(MOST_PER_OPERATOR, pruner["target_sparsity"]))
         check_pruner(pruner, lambda key: f"--{key}" if key in given else f"{key} of the pruning configuration")
         pruners.append(pruner)

@@ -13,7 +13,7 @@ VARIABLE = "ACCELERATE_MIXED_PRECISION"
 
 @contextlib.contextmanager
 def mixed_precision(value=None):
-    """Put the variable back as it was at the end of this context, and let it be `value` inside, if there is one."""
+    """Set the variable to `value`, if given, inside this context, and restore it at the end."""
     before = os.environ.get(VARIABLE)
     if value is not None:
         os.environ[VARIABLE] = value

@@ -50,16 +50,12 @@ class _StraightThrough(torch.autograd.Function):
     """A weight as the int8 model will have it, with the gradient of the weight itself."""
 
     @staticmethod
-    def forward(ctx, weight, quantizer):
+    def forward(ctx, quantizer, weight):
         return FakeQuantize.forward(quantizer, weight)
 
     @staticmethod
     def backward(ctx, gradient):
-        return gradient, None
-
-
-def _straight_through(quantizer, weight):
-    return _StraightThrough.apply(weight, quantizer)
+        return None, gradient
 
 
 def align_weight_quantizers(model, scored=False):
@@ -77,7 +73,7 @@ def align_weight_quantizers(model, scored=False):
         model: model prepared for quantization-aware training.
         scored: whether pruning scores its weights by their gradients; then these pass where weights are clipped.
     """
-    forward = _straight_through if scored else FakeQuantize.forward
+    forward = _StraightThrough.apply if scored else FakeQuantize.forward
     for name, module in model.named_modules():
         if name.endswith("weight_fake_quant"):
             module.forward = types.MethodType(forward, module)

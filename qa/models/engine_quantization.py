@@ -6,7 +6,6 @@ Does not belong here: writing the fp32 file and running the result (`engines.py`
 """
 
 import contextlib
-import functools
 import logging
 import re
 import sys
@@ -26,15 +25,10 @@ class CriterionError(Exception):
 
 
 class Trials(NamedTuple):
-    """What an accuracy criterion is tried with.
+    """What an accuracy criterion is tried with."""
 
-    Attributes:
-        f1_of: function of a callable as `engines.load_exported` returns that gives its F1, and shows it.
-        inputs: list of dictionaries of `(b, l)` int64 arrays: those that `f1_of` calls it with, in their order.
-    """
-
-    f1_of: object
-    inputs: list
+    f1_of: object  # function of a callable as `engines.load_exported` returns that gives its F1, and shows it
+    inputs: list  # dictionaries of `(b, l)` int64 arrays: those that `f1_of` calls it with, in their order
 
 
 def _lowest(criterion, f1):
@@ -86,10 +80,14 @@ def quantize_onnx(source, target, batches, settings, trials=None):
     names = [node.name for node in nodes if node.name not in left_out]
     if not names:  # to ONNX Runtime that means all
         raise UsageError("--quantization_config: excluded_op_names leave no operator to be int8; leave out fewer")
-    quantize = _quantize_dynamically
-    if batches:
-        quantize = functools.partial(_quantize_statically, method=settings.get("calibration_method", "minmax"))
-    quantize(prepared, target, batches, names)
+
+    def quantize(names, batches):
+        if batches:
+            _quantize_statically(prepared, target, batches, names, settings.get("calibration_method", "minmax"))
+        else:
+            _quantize_dynamically(prepared, target, names)
+
+    quantize(names, batches)
     if trials is None:
         return
     lowest = _lowest(settings["accuracy_criterion"], trials.f1_of(run_of_onnx(prepared)))
@@ -101,14 +99,14 @@ def quantize_onnx(source, target, batches, settings, trials=None):
         names.remove(worst_last.pop())
         if not names:
             raise CriterionError
-        quantize(prepared, target, batches, names)
+        quantize(names, batches)
 
 
 def _by_error(quantize, prepared, target, batches, names, inputs):
     """Return names of operators in the order of what each alone, in int8, moves the logits of `inputs` by."""
     expected, errors = run_of_onnx(prepared)(**inputs), {}
     for name in names:
-        quantize(prepared, target, batches and batches[:1], [name])
+        quantize([name], batches and batches[:1])
         found = run_of_onnx(target)(**inputs)
         errors[name] = sum(float(np.abs(found[each] - expected[each]).mean()) for each in LOGITS)
     return sorted(names, key=errors.get)
@@ -164,7 +162,7 @@ def _quantize_statically(source, target, batches, names, method):
         )
 
 
-def _quantize_dynamically(source, target, _, names):
+def _quantize_dynamically(source, target, names):
     """Write a dynamic int8 model: weights and embeddings are int8, activations get scales from the batch."""
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
@@ -222,7 +220,7 @@ def quantize_openvino(model, batches, settings, trials=None):
     lowest = _lowest(criterion, f1 := trials.f1_of(run_of_openvino(model.clone())))
     if trials.f1_of(run_of_openvino(whole)) >= lowest:
         return whole
-    # NNCF 3.4.0 gives a smoothed operator that goes back its weights from before, and leaves its inputs smoothed.
+    # Where NNCF 3.4.0 takes an operator back to fp32, its weights are as before smoothing, but its inputs are not.
     advanced.smooth_quant_alphas = AdvancedSmoothQuantParameters(matmul=-1)
     known, out = [f1], sys.stdout
 
@@ -235,7 +233,7 @@ def quantize_openvino(model, batches, settings, trials=None):
             return outputs
 
         kept.takes_arrays = True
-        scored = len(items) == len(trials.inputs)  # of a single one NNCF learns what kind of values these are
+        scored = len(items) == len(trials.inputs)  # given a single one, NNCF only looks at the type of the result
         if scored and not known:
             with contextlib.redirect_stdout(out):
                 return trials.f1_of(kept), logits

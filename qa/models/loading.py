@@ -7,7 +7,6 @@ Does not belong here: what a run saved compressed (`compressed.py`), and running
 import copy
 import importlib.util
 import os
-import sys
 from pathlib import Path
 
 from qa.models.compressed import load_pickled
@@ -15,7 +14,7 @@ from qa.questions.spans import own_rules, spans_are_late
 from qa.start.errors import UsageError
 from qa.start.hub_answers import why_not_given
 from qa.start.paths import is_lfs_pointer, kind_of
-from qa.start.stack import PROJECT_DIR
+from qa.start.stack import how_to_install
 
 WEIGHT_FILES = (
     "model.safetensors",
@@ -331,6 +330,5 @@ def _what_a_tokenizer_lacks(folder):
         return f"the folder holds none of {', '.join(TOKENIZER_FILES)}", "save the tokenizer of the model there"
     missing = [module for module in ("sentencepiece", "google.protobuf") if importlib.util.find_spec(module) is None]
     if missing and not files & {"tokenizer.json", "vocab.txt", "vocab.json"}:
-        installed = f"{sys.executable} -m pip install -r {PROJECT_DIR / 'requirements.txt'}"
-        return f"its {min(files)} needs {' and '.join(missing)}, not installed here", f"mend it with: {installed}"
+        return f"its {min(files)} needs {' and '.join(missing)}, not installed here", how_to_install()
     return None

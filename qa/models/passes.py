@@ -91,12 +91,13 @@ def forward_passes(model, batches, device="cpu", desc="Evaluating", chosen=None)
     """
     chosen = list(batches.by_length() if chosen is None else chosen)
     progress = tqdm(total=sum(map(len, chosen)), desc=desc, unit="feature", delay=2)
-    logits_of = _logits_of_engine if getattr(model, "takes_arrays", False) else _logits_of_torch
-    if logits_of is _logits_of_torch and is_torchscript(model):
+    takes_arrays = getattr(model, "takes_arrays", False)
+    if not takes_arrays and is_torchscript(model):
         # The first call of a loaded graph runs before its int8 operators are fused, with other roundings.
         _logits_of_torch(model, batches, next(batches.by_length()), device)
     for rows in chosen:
-        yield rows, batches.token_mask(rows), logits_of(model, batches, rows, device)
+        logits = model(**batches.arrays(rows)) if takes_arrays else _logits_of_torch(model, batches, rows, device)
+        yield rows, batches.token_mask(rows), logits
         progress.update(len(rows))
     progress.close()
 
@@ -107,10 +108,6 @@ def _logits_of_torch(model, batches, rows, device):
     with torch.inference_mode():
         outputs = model(**{name: values.to(device) for name, values in batches.inputs(rows).items()})
         return {name: torch.as_tensor(outputs[name]).float().cpu().numpy() for name in LOGITS}
-
-
-def _logits_of_engine(model, batches, rows, device):
-    return model(**batches.arrays(rows))
 
 
 def predict_logits(model, batches, device="cpu", desc="Evaluating"):

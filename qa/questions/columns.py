@@ -61,10 +61,7 @@ def find_columns(names):
     Raises:
         ExampleError: there is no question, or no context.
     """
-    by_name = {}
-    for name in reversed(names):
-        by_name[normalized(name)] = name
-    by_name |= {name: name for name in names}
+    by_name = {normalized(name): name for name in reversed(names)} | {name: name for name in names}
     columns = {
         role: next(by_name[known] for known in spellings if known in by_name)
         for role, spellings in NAMES.items()

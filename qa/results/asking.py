@@ -8,9 +8,8 @@ Does not belong here: answering whole files (`evaluation.py`), and showing answe
 import importlib.util
 import os
 import re
-import sys
 import time
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from qa.corrections.py_cpuinfo import ask_about_processor
 from qa.results.files import read_json
@@ -21,7 +20,7 @@ from qa.start.output import RUN_FILE
 from qa.start.paths import kind_of
 from qa.start.process import go_offline_without_hub
 from qa.start.run import ANSWERING, ORIGINAL
-from qa.start.stack import PROJECT_DIR
+from qa.start.stack import how_to_install
 
 # The default of --per_device_eval_batch_size: windows in a batch, which dynamic models take their scales from.
 BATCH_SIZE = 8
@@ -31,24 +30,15 @@ LONGEST_SIDE = 300
 END = r"(?:(?<!\b[A-Z])(?<!\b[A-Z][a-z])(?<!\bMrs)\.|[!?])['\")\]]*"
 
 
-@dataclass
-class Asked:
-    """A model that can be asked.
+class Asked(NamedTuple):
+    """A model that can be asked."""
 
-    Attributes:
-        name: what its folder is called.
-        model: callable as in `passes.forward_passes`.
-        tokenizer: its tokenizer.
-        data_args: `DataTrainingArguments` of its run.
-        batch_size, multiple: as in `passes.Batches`.
-    """
-
-    name: str
-    model: object
+    name: str  # what its folder is called
+    model: object  # callable as in `passes.forward_passes`
     tokenizer: object
-    data_args: DataTrainingArguments
-    batch_size: int
-    multiple: int
+    data_args: DataTrainingArguments  # of its run
+    batch_size: int  # as in `passes.Batches`
+    multiple: int  # as in `passes.Batches`
 
 
 def kind_of_model(folder):
@@ -71,8 +61,7 @@ def kind_of_model(folder):
             continue
         if importlib.util.find_spec(engine.runtime) is None:
             raise UsageError(
-                f"{folder} needs {engine.runtime}, not installed here; mend it with: {sys.executable} -m pip install "
-                f"-r {PROJECT_DIR / f'requirements-{kind}.txt'}"
+                f"{folder} needs {engine.runtime}, not installed here; {how_to_install(f'requirements-{kind}.txt')}"
             )
         return kind
     if (folder / "config.json").is_file():

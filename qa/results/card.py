@@ -51,7 +51,7 @@ def write_card(output_dir, data_args, steps, repo_id=None, original=None, export
     metadata = ModelCardData(
         base_model=config.get("_name_or_path") or None,
         datasets=[data_args.dataset_name] if on_hub else None,
-        library_name=_library(export_format, int8),
+        library_name=ENGINES[export_format].library if export_format else "optimum-intel" if int8 else "transformers",
         pipeline_tag="feature-extraction" if encoder else "question-answering",
         tags=tags,
         model_name=name if scores else None,
@@ -99,7 +99,7 @@ def _scores(results):
 
 
 def _source(data_args):
-    return Path(data_args.validation_file).name if data_args.validation_file else Path(data_args.dataset_name).name
+    return Path(data_args.validation_file or data_args.dataset_name).name
 
 
 def _eval_results(scores, data_args, on_hub):
@@ -154,12 +154,6 @@ def _loss(scores, before, questions):
         f"This model reaches {reached} on {questions}, the original F1 {before['f1']:.2f} and exact match "
         f"{before['exact_match']:.2f}. So {' and '.join(changes)}."
     )
-
-
-def _library(export_format, int8):
-    if export_format:
-        return ENGINES[export_format].library
-    return "optimum-intel" if int8 else "transformers"
 
 
 def _stage_1(name):

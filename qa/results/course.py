@@ -49,8 +49,8 @@ def read_inputs(run, splits, int8_too=False, load=load_examples):
         teacher = run.optimization_args.teacher_model_name_or_path
         run.teacher_tokenizer, run.teacher_config = check_teacher(teacher, run.tokenizer, run.model_args)
     run.made_from = made_from(run)
-    arguments = vars(run.model_args) | vars(run.data_args) | vars(run.training_args) | vars(run.optimization_args)
-    inputs = [(flag, arguments[flag]) for flag in INPUTS if arguments.get(flag) and kind_of(arguments[flag])]
+    named = {flag: run.arguments.get(flag) for flag in INPUTS}
+    inputs = [(flag, name) for flag, name in named.items() if name and kind_of(name)]
     if run.model_args.cache_dir:
         inputs.append(("cache_dir", run.model_args.cache_dir))
     if resumes_here(run):
@@ -118,7 +118,7 @@ def seen_batches(evaluated, calibration):
 
 def _finish(run, scored, verified, source=None):
     """Write down that the run is whole, what answers depend on, and what was scored; drop a report on others."""
-    arguments = vars(run.data_args) | vars(run.training_args) | {"never_pad": run.data_args.never_pad}
+    arguments = run.arguments | {"never_pad": run.data_args.never_pad}
     answering = {name: arguments[name] for name in ANSWERING} | (source or {})
     earlier = [run.earlier.get(key) for key in ("answering", "scored")]
     if not run.optimization_args.report and [answering, scored] != earlier:
@@ -158,8 +158,8 @@ def checkpoint_of(run):
     named = run.training_args.resume_from_checkpoint
     if named and resumes_here(run):
         return named
-    # The first process knows: on another machine its newest files may not be seen yet. A checkpoint of another folder
-    # is where this run once began.
+    # Ask the first process: another machine may not see its newest files yet. A checkpoint of another folder counts
+    # only until the run has saved one of its own.
     return gather(last_checkpoint(run.output_dir))[0] or named
 
 
@@ -221,6 +221,7 @@ def conclude(run, loaded, evaluated, steps, kind="compressed", history=(), spars
     exported = kind if kind in ENGINES else None
     name = run.hub and run.hub.repo_id
     scored = _scored(run, evaluated)
+    # The card names the questions that were scored, maybe by an earlier run.
     asked = SimpleNamespace(**{**vars(run.data_args), **scored})
     write_card(run.output_dir, asked, steps, name, original, exported, encoder=kind == "encoder")
     if "tensorboard" in run.training_args.report_to:

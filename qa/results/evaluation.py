@@ -7,8 +7,8 @@ Does not belong here: forward passes (`qa/models/passes.py`) and how results are
 import itertools
 import tempfile
 import time
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from qa.models.passes import Batches, predict_logits
 from qa.questions.answers import extract_answers, write_answers
@@ -39,35 +39,12 @@ def choose_answers(examples, features, logits, data_args):
         raise UsageError(f"no answers can be given: {error} Look at --learning_rate and the files") from error
 
 
-def post_processing(data_args, output_dir):
-    """Return the function `(examples, features, logits, stage)` that chooses answers and writes them down.
+class Prepared(NamedTuple):
+    """The questions of one split, ready for a model."""
 
-    Args:
-        data_args: `DataTrainingArguments`.
-        output_dir: folder for the JSON files; `stage` (`eval` or `predict`) is the prefix of their names.
-    """
-
-    def post_process(examples, features, logits, stage="eval"):
-        answers = choose_answers(examples, features, logits, data_args)
-        write_answers(answers, output_dir, stage)
-        return examples, answers
-
-    return post_process
-
-
-@dataclass
-class Prepared:
-    """The questions of one split, ready for a model.
-
-    Attributes:
-        examples: `datasets.Dataset` from `features.dataset_of`.
-        features: `datasets.Dataset` from `prepare_features`.
-        batches: `Batches` of the features.
-    """
-
-    examples: object
-    features: object
-    batches: object
+    examples: object  # `datasets.Dataset` from `features.dataset_of`
+    features: object  # `datasets.Dataset` from `prepare_features`
+    batches: object  # `Batches` of the features
 
 
 def evaluate_model(model, prepared, data_args, output_dir, split, device="cpu"):

@@ -30,8 +30,8 @@ from qa.start.stack import PROJECT_DIR
 TIMED_BATCHES = 12
 # The first pass over a shape prepares kernels. A TorchScript graph (IPEX) is profiled there, and fused in the second.
 WARM_UP_ROUNDS, TORCHSCRIPT_ROUNDS = 1, 2
-# Timed passes over those batches go on for so many seconds, and over each batch so many times at least. A whole
-# second spreads as much from process to process: 12 % for single windows of a small model, 5 % for its batches.
+# Passes are timed for so many seconds, and over each batch so many times at least. One second would be no steadier:
+# from process to process it differs by 12 % for single windows of a small model, by 5 % for its batches.
 TIMED_SECONDS, TIMED_ROUNDS = 0.5, 2
 RESAMPLES = 2000
 CONFIDENCE = 0.95
@@ -205,10 +205,10 @@ def interval(means):
 
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGINT, signal.SIG_DFL)  # the process that started this one says it
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # the parent process reports Ctrl-C
     with os.fdopen(os.dup(sys.stdout.fileno()), "w") as answers:
-        # What loading has to say was said there as well.
+        # What loading prints was printed by the parent process already.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        with contextlib.suppress(BrokenPipeError):  # it is gone
+        with contextlib.suppress(BrokenPipeError):  # the parent process is gone
             for answer in _measure_here(*sys.argv[1:]):
                 print(answer, file=answers, flush=True)

@@ -213,7 +213,6 @@ def write_comparison_page(runs, reports, table, notes, command, folder):
         verdict=comparison_verdict(runs),
         caption="Scores and cost of each run",
         table=table,
-        sortable=True,
         notes=notes,
         pictures=pictures,
         several=True,
@@ -257,7 +256,7 @@ def _write_page(folder, changes, several=False, **shown):
     from markupsafe import Markup
 
     here = Path(__file__).parent
-    script = (here / "page.js").read_text(encoding="utf-8") if changes or shown.get("sortable") else ""
+    script = (here / "page.js").read_text(encoding="utf-8") if changes or several else ""
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     environment = Environment(
         loader=FileSystemLoader(here), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
@@ -273,7 +272,8 @@ def _write_page(folder, changes, several=False, **shown):
             changes=sorted(ranked, key=lambda change: change["f1_change"]),
             left_out=len(changes) - len(ranked),
             runs=list(dict.fromkeys(change["run"] for change in ranked)) if several else [],
-            **{"sortable": False, **shown},
+            sortable=several,
+            **shown,
         )
         if len(text.encode()) <= LARGEST_PAGE or not ranked:
             break

@@ -10,7 +10,6 @@ import os
 import sys
 import tempfile
 from collections import Counter
-from dataclasses import replace
 from pathlib import Path
 
 from qa.results.files import exact_match_of, read_json
@@ -83,7 +82,7 @@ def report_run(run, prepared, answers, kind=None, history=(), sparsity=None):
         if kind:
             models["result"] = {"size_mb": read_json(output_dir / "all_results.json")["model_size_mb"]}
             inputs.append(timed_inputs(batches.multiple))
-            device, plain = run.training_args.device, replace(prepared, batches=batches_of(batches.batch_size))
+            device, plain = run.training_args.device, prepared._replace(batches=batches_of(batches.batch_size))
             before = evaluate_model(original.to(device), plain, data_args, folder, "eval", device)
             metrics.insert(0, before[0])
             answered.insert(0, before[1])

@@ -27,20 +27,22 @@ DATA_FILE_SUFFIXES = (".json", ".jsonl", ".csv", ".parquet")
 # Larger numbers are slips of the pen, and overflow somewhere inside the libraries.
 LARGEST = 2**31 - 1
 MOST_WORKERS = 1024
-# Arguments of `TrainingArguments` that it leaves to fail in the middle of the training: what each may be.
+# What numbers may be; those of `TrainingArguments` it leaves to fail in the middle of the training.
 RANGES = {
     **dict.fromkeys(
         (
+            *("max_seq_length", "max_train_samples", "max_eval_samples", "max_predict_samples", "n_best_size"),
+            *("max_answer_length", "num_calibration_samples", "eval_accumulation_steps"),
             *("per_device_train_batch_size", "per_device_eval_batch_size", "gradient_accumulation_steps"),
-            "eval_accumulation_steps",
         ),
         ("a whole number of at least 1", lambda value: value >= 1),
     ),
     **dict.fromkeys(
-        (
-            *("seed", "data_seed", "warmup_steps", "dataloader_num_workers", "save_total_limit", "eval_delay"),
-            *("learning_rate", "weight_decay", "max_grad_norm", "adam_epsilon"),
-        ),
+        ("seed", "data_seed", "warmup_steps", "save_total_limit", "eval_delay", "steps", "start_step"),
+        ("a whole number of at least 0", lambda value: value >= 0),
+    ),
+    **dict.fromkeys(
+        ("learning_rate", "weight_decay", "max_grad_norm", "adam_epsilon"),
         ("a number of at least 0", lambda value: value >= 0),
     ),
     **dict.fromkeys(
@@ -48,9 +50,11 @@ RANGES = {
         ("a number above 0", lambda value: value > 0),
     ),
     **dict.fromkeys(
-        ("adam_beta1", "adam_beta2", "label_smoothing_factor"),
-        ("a number of at least 0 and below 1", lambda value: 0 <= value < 1),
+        ("adam_beta1", "adam_beta2", "label_smoothing_factor", "target_sparsity", "prune_heads", "prune_ffn"),
+        ("a number from 0 to below 1", lambda value: 0 <= value < 1),
     ),
+    "preprocessing_num_workers": (f"a number from 1 to {MOST_WORKERS}", lambda value: 1 <= value <= MOST_WORKERS),
+    "dataloader_num_workers": (f"a number from 0 to {MOST_WORKERS}", lambda value: 0 <= value <= MOST_WORKERS),
     "max_steps": ("a whole number of at least 1, or leave it out", lambda value: value >= 1 or value == -1),
 }
 
@@ -261,27 +265,13 @@ def parse_arguments(optimization_arguments_class, argv=None):
     return model_args, data_args, training_args, optimization_args
 
 
-def positive(flag, value):
-    """Refuse a count below one; `None` (not given) passes.
-
-    Raises:
-        UsageError: `value` is below 1.
-    """
-    if value is not None and value < 1:
-        raise UsageError(f"--{flag} is {value}; give a whole number of at least 1")
-
-
 def check_growth(optimization_args):
-    """Refuse a sparsity, or steps between which it grows, that cannot be.
+    """Refuse steps between which sparsity cannot grow.
 
     Raises:
-        UsageError: one of them is out of range.
+        UsageError: the last is not behind the first.
     """
-    sparsity, start, end = (getattr(optimization_args, name) for name in ("target_sparsity", "start_step", "end_step"))
-    if not 0.0 <= sparsity < 1.0:
-        raise UsageError(f"--target_sparsity is {sparsity}; give a number from 0 to below 1")
-    if start < 0:
-        raise UsageError(f"--start_step is {start}; give a whole number of at least 0")
+    start, end = optimization_args.start_step, optimization_args.end_step
     if end is not None and end <= start:
         raise UsageError(f"--end_step is {end}; give more than --start_step, which is {start}")
 
@@ -300,27 +290,16 @@ def _check_numbers(values):
 def _settle_source(data_args):
     """Leave one place that questions come from: as in the transformers example a data set wins over files."""
     data_args.dataset_name = data_args.dataset_name or None  # an unset variable of the shell
-    for name in FILE_FLAGS.values() if data_args.dataset_name else ():
-        if getattr(data_args, name) is not None:
-            print(f"note: --{name} has no effect: questions are those of --dataset_name {data_args.dataset_name}")
-            setattr(data_args, name, None)
+    if data_args.dataset_name:
+        vars(data_args).update(dict.fromkeys(FILE_FLAGS.values()))
 
 
 def _check_data_arguments(data_args, training_args, takes_questions):
-    for name, value in vars(data_args).items():
-        if name.startswith("max_") or name in ("n_best_size", "preprocessing_num_workers"):
-            positive(name, value)
     if takes_questions and not 0 <= data_args.doc_stride < data_args.max_seq_length:
         raise UsageError(
             f"--doc_stride is {data_args.doc_stride}; it must be at least 0 and smaller than --max_seq_length "
             f"({data_args.max_seq_length})"
         )
-    for name, workers in (
-        ("preprocessing_num_workers", data_args.preprocessing_num_workers or 1),
-        ("dataloader_num_workers", training_args.dataloader_num_workers),
-    ):
-        if workers > MOST_WORKERS:
-            raise UsageError(f"--{name} is {workers}; give at most {MOST_WORKERS}")
     files = {name: getattr(data_args, name) for name in FILE_FLAGS.values()}
     for name, path in files.items():
         if path is None:

@@ -11,7 +11,7 @@ from dataclasses import fields
 from importlib.util import find_spec
 
 from qa.corrections.accelerate import VARIABLE
-from qa.start.arguments import HUB_NAMES
+from qa.start.arguments import FILE_FLAGS, HUB_NAMES
 from qa.start.errors import UsageError
 from qa.start.paths import kind_of
 from qa.start.processor import processor
@@ -162,17 +162,12 @@ def _conditions(args):
 
 
 def _conditions_of_ours(run, trains):
-    model_args, data_args, args, optimization_args = (
-        run.model_args,
-        run.data_args,
-        run.training_args,
-        run.optimization_args,
-    )
+    data_args, args, optimization_args = run.data_args, run.training_args, run.optimization_args
     quantizes = getattr(optimization_args, "apply_quantization", False)
     static = quantizes and not trains and getattr(optimization_args, "quantization_approach", "static") == "static"
     saves = trains or quantizes or hasattr(optimization_args, "export_format") or not optimization_args.takes_questions
     of_bf16 = "--do_train" if hasattr(optimization_args, "apply_pruning") else "--apply_quantization"
-    names = {name: (vars(model_args) | vars(data_args) | vars(optimization_args)).get(name) for name in HUB_NAMES}
+    names = {name: run.arguments.get(name) for name in HUB_NAMES}
     on_hub = {flag for flag, name in names.items() if name is not None and kind_of(name) is None}
     return {
         "model_revision": (on_hub - {"dataset_name"}, "a model on the hub"),
@@ -232,6 +227,9 @@ def note_effects(run, trains=False):
     """Name, in a line each, the arguments of a run that do nothing in it; parameters as in `check_effects`."""
     for name in sorted(run.optimization_args.given & NO_EFFECT.keys()):
         print(f"note: --{name} has no effect: {NO_EFFECT[name]}")
+    for name in FILE_FLAGS.values():
+        if run.data_args.dataset_name and name in run.optimization_args.given:
+            print(f"note: --{name} has no effect: questions are those of --dataset_name {run.data_args.dataset_name}")
     conditions = _conditions(run.training_args) | _conditions_of_ours(run, trains)
     for name in _asked(run):
         works, companion = conditions.get(name, (True, ""))

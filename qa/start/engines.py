@@ -4,39 +4,25 @@ Belongs here: an entry for each engine, without importing it.
 Does not belong here: writing its files and running them (`engines.py` and `engine_runs.py` in `qa/models/`).
 """
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 
-@dataclass(frozen=True)
-class Engine:
-    """What the project has to know about an engine.
+class Engine(NamedTuple):
+    """What the project has to know about an engine."""
 
-    Attributes:
-        format: name of its format, for people.
-        files: names of the files that hold a model, in the order in which they get their place.
-        packages: modules that an export needs; `requirements-NAME.txt` brings them.
-        runtime: the one of them that runs a model.
-        quantizer: what makes it int8, for people.
-        rounding: how the last of the files spells the rounding of activations, which int8 models have.
-        dynamic: whether it runs int8 whose activations get their scales from each batch.
-        library: the hub's name for what loads it.
-        distribution: package of the class that its users load it with.
-        loader: module and name of that class, and what it is given besides the folder.
-        bare: Python that needs the engine alone: what loads `model` from `folder`, the names of its inputs, and its
-            outputs from a dictionary of `inputs`.
-    """
-
-    format: str
-    files: tuple
-    packages: tuple
-    runtime: str
-    quantizer: str
-    rounding: bytes
-    dynamic: bool
-    library: str
-    distribution: str
-    loader: tuple
-    bare: tuple
+    format: str  # name of its format, for people
+    files: tuple  # names of the files that hold a model, in the order in which they get their place
+    packages: tuple  # modules that an export needs; `requirements-NAME.txt` brings them
+    runtime: str  # the one of them that runs a model
+    quantizer: str  # what makes it int8, for people
+    rounding: bytes  # how the last of the files spells the rounding of activations, which int8 models have
+    dynamic: bool  # whether it runs int8 whose activations get their scales from each batch
+    library: str  # the hub's name for what loads it
+    distribution: str  # package of the class that its users load it with
+    loader: tuple  # module and name of that class, and what it is given besides the folder
+    bare: (
+        tuple  # Python without other libraries: loads `model` from `folder`; its input names; its outputs of `inputs`
+    )
 
 
 ENGINES = {

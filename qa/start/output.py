@@ -261,11 +261,10 @@ def _set_aside(folder, earlier):
 
 
 def _drop_empty(top):
-    for place in sorted((place for place in top.rglob("*") if place.is_dir()), reverse=True):
+    below = sorted((place for place in top.rglob("*") if place.is_dir()), reverse=True)
+    for place in [*below, top]:
         with contextlib.suppress(OSError):
             place.rmdir()
-    with contextlib.suppress(OSError):
-        top.rmdir()
 
 
 def leave_folders(failed):

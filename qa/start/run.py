@@ -18,33 +18,28 @@ ORIGINAL = ("model_name_or_path", "config_name", "tokenizer_name", "model_revisi
 
 @dataclass
 class Run:
-    """What was asked for, and what was read for it.
+    """What was asked for, and what was read for it."""
 
-    Attributes:
-        model_args, data_args, training_args, optimization_args: as parsed.
-        settings: dictionary from `quantization`, `slimming`, `pruning` and `distillation`, as far as they are
-            applied, to what configuration files and flags come to.
-        made_from: what the outcome depends on, from `identity.made_from`.
-        earlier: what `run.json` said if the output folder held this very run, finished; else empty.
-        examples: dictionary from split to list of examples.
-        config, tokenizer: of the model that the run starts from.
-        teacher_config, teacher_tokenizer: the teacher's own, if there is one.
-        hub: `hub.Hub` to send the model to, or `None`.
-    """
-
-    model_args: object
+    model_args: object  # these four as parsed
     data_args: object
     training_args: object
     optimization_args: object
+    # From `quantization`, `slimming`, `pruning` and `distillation`, if applied, to what files and flags come to.
     settings: dict = field(default_factory=dict)
-    made_from: dict = field(default_factory=dict)
-    earlier: dict = field(default_factory=dict)
-    examples: dict = field(default_factory=dict)
-    config: object = None
+    made_from: dict = field(default_factory=dict)  # what the outcome depends on, from `identity.made_from`
+    earlier: dict = field(default_factory=dict)  # what `run.json` said if the folder held this very run, finished
+    examples: dict = field(default_factory=dict)  # from split to list of examples
+    config: object = None  # these two of the model that the run starts from
     tokenizer: object = None
-    teacher_config: object = None
+    teacher_config: object = None  # these two the teacher's own, if there is one
     teacher_tokenizer: object = None
-    hub: object = None
+    hub: object = None  # `hub.Hub` to send the model to, or `None`
+
+    @property
+    def arguments(self):
+        """All arguments of the run, by name."""
+        groups = (self.model_args, self.data_args, self.training_args, self.optimization_args)
+        return {name: value for group in groups for name, value in vars(group).items()}
 
     @property
     def output_dir(self):

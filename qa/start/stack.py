@@ -44,10 +44,7 @@ def check_stack(version_of=importlib.metadata.version):
             continue
         problems.append(f"{name} {found} (needed: {needed})")
     if problems:
-        raise UsageError(
-            f"this set of packages does not work together: {', '.join(problems)}; "
-            f"mend it with: {sys.executable} -m pip install -r {PROJECT_DIR / 'requirements.txt'}"
-        )
+        raise UsageError(f"this set of packages does not work together: {', '.join(problems)}; {how_to_install()}")
 
 
 def check_extra(export_format):
@@ -63,5 +60,10 @@ def check_extra(export_format):
     if missing:
         raise UsageError(
             f"--export_format {export_format} needs {' and '.join(missing)}, not installed here; "
-            f"mend it with: {sys.executable} -m pip install -r {PROJECT_DIR / f'requirements-{export_format}.txt'}"
+            f"{how_to_install(f'requirements-{export_format}.txt')}"
         )
+
+
+def how_to_install(requirements="requirements.txt"):
+    """Return the end of a message: the command that installs the packages of a file."""
+    return f"mend it with: {sys.executable} -m pip install -r {PROJECT_DIR / requirements}"

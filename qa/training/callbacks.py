@@ -80,9 +80,9 @@ class LossSoFar(TrainerCallback):
 
 
 class ScoreOfEpoch(TrainerCallback):
-    """Evaluate in the last step of an epoch and not behind it, where a checkpoint of that step may have been saved.
+    """Evaluate in the last step of an epoch, before a checkpoint of that step is saved, and not after it.
 
-    What goes on from there would never know the score, which a schedule may wait for.
+    A training that goes on from that checkpoint would lack the score, which a schedule may wait for.
     """
 
     def __init__(self, trainer):

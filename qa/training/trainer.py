@@ -197,10 +197,9 @@ class CompressingTrainer(INCTrainer):
             self._rotate_checkpoints(output_dir=self.args.output_dir)
 
     def _state_to_go_on_from(self):
-        """Return the loop's state for a checkpoint.
+        """Return the loop's state for a checkpoint; where the training is over, with the step that ends the epoch.
 
-        The loop goes on in the epoch of the step that it finds there, and takes one more before it looks whether that
-        was the last. From the end of the epoch it takes none.
+        Going on from the middle of an epoch, the loop takes one more step before it sees that none is left.
         """
         rest = -self.state.global_step % steps_per_epoch(self.args, len(self.train_dataset))
         is_over = self.state.global_step >= self.state.max_steps

@@ -144,8 +144,7 @@ def test_long_texts_are_answered_in_windows_as_in_evaluation(tmp_path, tokenizer
     evaluate_model(model, prepared, data_args, tmp_path, "predict")
     predictions = json.loads((tmp_path / "predict_predictions.json").read_text(encoding="utf-8"))
 
-    asked = load(MODEL, kind_of_model(MODEL), "sample")
-    asked.data_args = data_args
+    asked = load(MODEL, kind_of_model(MODEL), "sample")._replace(data_args=data_args)
     for example in examples:
         found = ask(asked, example["question"], example["context"])
         assert found["answer"] == predictions[example["id"]]

@@ -235,6 +235,8 @@ def inside_a_file(folder):
 LAUGHS = "a0: &a0 [x, x]\n" + "".join(f"a{n}: &a{n} [*a{n - 1}, *a{n - 1}]\n" for n in range(1, 60))
 LATIN = '{"data": [{"question": "Où?", "context": "Là."}]}'.encode("latin-1")
 POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:0123\nsize 45678\n"
+# Questions of a data set, not of a file.
+HUB = {"--validation_file": None}
 STATIC = {"--apply_quantization": True, "--quantization_approach": "static"}
 DISTIL = {"--apply_distillation": True, "--teacher_model_name_or_path": TEACHER}
 
@@ -308,7 +310,7 @@ POST_TRAINING = {
     "seed beyond 32 bits": ({"--seed": 2**40}, [f"--seed is {2**40}"]),
     "threshold that is no number": ({"--null_score_diff_threshold": "nan"}, ["--null_score_diff_threshold is nan"]),
     "infinite threshold": ({"--null_score_diff_threshold": "inf"}, ["--null_score_diff_threshold is inf"]),
-    "no questions": ({"--validation_file": None, "--do_eval": None}, ["--dataset_name", "--validation_file"]),
+    "no questions": ({"--validation_file": None}, ["--do_eval", "--dataset_name", "--validation_file"]),
     "nothing to do": ({"--do_eval": None}, ["--do_eval"]),
     "nothing to predict": ({"--do_predict": True}, ["--do_predict", "--test_file"]),
     "verification of nothing": (
@@ -395,11 +397,11 @@ POST_TRAINING = {
         ["question q7 has 500 tokens", "--max_seq_length 384"],
     ),
     # data sets
-    "missing data set": ({"--dataset_name": "./no-such-data"}, ["--dataset_name ./no-such-data", "local folder"]),
-    "data set that is no folder": ({"--dataset_name": SAMPLE / "make_sample.py"}, ["--dataset_name"]),
-    "file format as data set": ({"--dataset_name": "pandas"}, ["--dataset_name pandas", "--train_file"]),
+    "missing data set": ({**HUB, "--dataset_name": "./no-such-data"}, ["./no-such-data", "local folder"]),
+    "data set that is no folder": ({**HUB, "--dataset_name": SAMPLE / "make_sample.py"}, ["--dataset_name"]),
+    "file format as data set": ({**HUB, "--dataset_name": "pandas"}, ["--dataset_name pandas", "--train_file"]),
     "data set that is not cached": (
-        {"--dataset_name": "nobody/no-such-data"},
+        {**HUB, "--dataset_name": "nobody/no-such-data"},
         ["--dataset_name nobody/no-such-data", "offline", "local folder"],
     ),
     # models

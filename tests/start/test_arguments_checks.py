@@ -194,6 +194,14 @@ def test_defaults_are_never_refused(name, check):
     assert check(run_qa) == []
 
 
+def test_files_beside_a_data_set_are_named(check):
+    notes = check(run_qa, "--dataset_name", SAMPLE)
+    assert notes == [
+        f"note: --{name} has no effect: questions are those of --dataset_name {SAMPLE}"
+        for name in ("train_file", "validation_file")
+    ]
+
+
 def test_one_process_trains_on_one_gpu(check, monkeypatch):
     monkeypatch.setattr(TrainingArguments, "n_gpu", 2)
     assert check(run_qa, trains=False) == []
