@@ -23,9 +23,17 @@ from qa.compression.settings import CONFIG_DIR, find_config, quantization_settin
 from qa.corrections.ipex import without_ipex
 from qa.models.compressed import is_dynamic, is_ipex, load_compressed
 from qa.models.loading import is_int8, name_on_hub
-from qa.results.course import claim, conclude, draw_calibration, is_done, load_base_model, read_inputs, seen_batches
+from qa.results.card_lines import card_of_export
+from qa.results.course import (
+    batches_to_compare,
+    claim,
+    conclude,
+    draw_calibration,
+    is_done,
+    load_base_model,
+    read_inputs,
+)
 from qa.results.hub import hub_of
-from qa.results.steps import export_steps
 from qa.results.verification import verify, verify_error
 from qa.start.arguments import OutcomeArguments, parse_arguments
 from qa.start.arguments_checks import check_criterion, check_effects, note_effects
@@ -193,7 +201,7 @@ def main():
     # What is verified and evaluated is what its users will load.
     loaded = load_exported(run.output_dir)
     if optimization_args.verify_loading and not done:
-        batches = seen_batches(evaluated, calibration)
+        batches = batches_to_compare(evaluated, calibration)
         inputs = [batches.inputs(rows) for rows in timed_rows(batches)]
         if quantizing:
             verify_error(model, loaded, inputs, VERIFY_SHARE)
@@ -205,7 +213,7 @@ def main():
     sparsity = sparsity if sparsity["sparsity"] >= PRUNED else {}
     if sparsity:
         save_results(sparsity, run.output_dir, "export")
-    conclude(run, loaded, evaluated, export_steps(run, calibration), export_format, sparsity=sparsity)
+    conclude(run, loaded, evaluated, card_of_export(run, calibration), export_format, sparsity=sparsity)
 
 
 if __name__ == "__main__":

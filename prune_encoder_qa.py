@@ -18,6 +18,7 @@ from qa.corrections.ipex import without_ipex
 from qa.corrections.py_cpuinfo import ask_about_processor
 from qa.models.loading import load_language_model, load_model
 from qa.questions.text import load_texts, text_windows
+from qa.results.card_lines import card_of_language_model
 from qa.results.course import (
     checkpoint_of,
     claim,
@@ -25,18 +26,17 @@ from qa.results.course import (
     is_done,
     load_base_model,
     read_inputs,
+    read_training_log,
     train_and_save,
-    training_in,
 )
 from qa.results.hub import hub_of
-from qa.results.steps import pruning_of_language
 from qa.results.verification import verify
 from qa.start.arguments import ModelArguments, OutcomeArguments, check_growth, parse_arguments
 from qa.start.arguments_checks import check_effects, note_effects
 from qa.start.command import command
+from qa.start.distributed import wait_for_all
 from qa.start.errors import UsageError
 from qa.start.process import is_first_process, prepare_process
-from qa.start.processes import wait_for_all
 from qa.start.run import Run
 from qa.start.stack import check_stack
 from qa.start.writing import saving
@@ -217,10 +217,10 @@ def main():
     loaded = load_model(ModelArguments(run.output_dir), needs_head=None)
     if optimization_args.verify_loading and is_first_process() and not done:
         verify(model.base_model, loaded.base_model, dummy_inputs(model), 0.0, ("last_hidden_state",))
-    history = training_in(run)[0] if training else ()
+    history = read_training_log(run)[0] if training else ()
     report = sparsity_report(loaded, loaded.base_model.num_parameters())
     print(f"{run.output_dir}: sparsity {report['sparsity']:.6f} in {len(report['sparsity_per_op'])} linear operators")
-    conclude(run, loaded, {}, pruning_of_language(run), "encoder", history, report)
+    conclude(run, loaded, {}, card_of_language_model(run), "encoder", history, report)
 
 
 if __name__ == "__main__":

@@ -29,7 +29,9 @@ from qa.models.compressed import load_compressed
 from qa.models.loading import load_model
 from qa.questions.checks import check_for_training
 from qa.questions.examples import source_of
+from qa.results.card_lines import card_of_training
 from qa.results.course import (
+    batches_to_compare,
     checkpoint_of,
     claim,
     conclude,
@@ -37,12 +39,10 @@ from qa.results.course import (
     is_done,
     load_base_model,
     read_inputs,
-    seen_batches,
+    read_training_log,
     train_and_save,
-    training_in,
 )
 from qa.results.hub import hub_of
-from qa.results.steps import training_steps
 from qa.results.verification import verify
 from qa.start.arguments import DataTrainingArguments, ModelArguments, OutcomeArguments, check_growth, parse_arguments
 from qa.start.arguments_checks import check_effects, note_effects
@@ -305,7 +305,7 @@ def main():
 
     from qa.models.inputs import refuse_without_mask, settle_inputs
     from qa.results.evaluation import prepare_evaluation, prepare_split
-    from qa.start.processes import check_same
+    from qa.start.distributed import check_same
     from qa.training.batches import settle_batches, steps_of_training
 
     torch.manual_seed(training_args.seed)  # a head that is not in the checkpoint is drawn at random
@@ -338,11 +338,11 @@ def main():
     # What is verified and evaluated is what its users will load.
     loaded = load_compressed(run.output_dir)
     if optimization_args.verify_loading and is_first_process() and not done:
-        batches = seen_batches(evaluated, trainer.calibration)
+        batches = batches_to_compare(evaluated, trainer.calibration)
         verify(trainer.model.cpu().eval(), loaded, batches.inputs(next(batches.by_length())), 0.0)
-    history, sparsity = training_in(run)
+    history, sparsity = read_training_log(run)
     kind = "compressed" if optimization_args.apply_quantization else "fp32"
-    conclude(run, loaded, evaluated, training_steps(run), kind, history, sparsity)
+    conclude(run, loaded, evaluated, card_of_training(run), kind, history, sparsity)
 
 
 if __name__ == "__main__":

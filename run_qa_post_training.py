@@ -15,7 +15,9 @@ from qa.compression.settings import CONFIG_DIR, find_config, quantization_settin
 from qa.corrections.ipex import without_ipex
 from qa.corrections.py_cpuinfo import ask_about_processor
 from qa.models.compressed import IPEX_WIDTH_STEP, load_compressed
+from qa.results.card_lines import card_of_post_training
 from qa.results.course import (
+    batches_to_compare,
     claim,
     conclude,
     draw_calibration,
@@ -23,10 +25,8 @@ from qa.results.course import (
     is_done,
     load_base_model,
     read_inputs,
-    seen_batches,
 )
 from qa.results.hub import hub_of
-from qa.results.steps import post_training_steps
 from qa.results.verification import verify
 from qa.start.arguments import DataTrainingArguments, ModelArguments, OutcomeArguments, parse_arguments
 from qa.start.arguments_checks import check_criterion, check_effects, note_effects
@@ -150,10 +150,10 @@ def main():
     # What is verified and evaluated is what its users will load.
     loaded = load_compressed(run.output_dir)
     if optimization_args.verify_loading and not done:
-        batches = seen_batches(evaluated, calibration)
+        batches = batches_to_compare(evaluated, calibration)
         tolerance = VERIFY_TOLERANCE["bf16" if training_args.bf16 else "ipex" if use_ipex else "default"]
         verify(quantized, loaded, batches.inputs(next(batches.by_length())), tolerance)
-    conclude(run, loaded, evaluated, post_training_steps(run, calibration))
+    conclude(run, loaded, evaluated, card_of_post_training(run, calibration))
 
 
 if __name__ == "__main__":

@@ -32,8 +32,8 @@ HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent
 sys.path[:0] = [str(ROOT), str(HERE)]
 
+from qa.start.cpu import processor  # noqa: E402
 from qa.start.process import default_threads  # noqa: E402
-from qa.start.processor import processor  # noqa: E402
 from qa.start.stack import STACK  # noqa: E402
 
 # Keeps `prepare_process` from changing how memory is managed, which no known script does; 8 is what it is anyway.

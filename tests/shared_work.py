@@ -23,7 +23,7 @@ from qa.models.passes import Batches, predict_logits
 from qa.questions.examples import read_examples
 from qa.questions.features import dataset_of, prepare_features
 from qa.start.arguments import DataTrainingArguments
-from qa.start.processes import part
+from qa.start.distributed import leave_others
 
 SAMPLE = Path(__file__).resolve().parent.parent / "sample"
 BATCH_SIZE = 4
@@ -71,4 +71,4 @@ if __name__ == "__main__":
         folder = Path(sys.argv[1]) / where
         np.savez(folder / f"{rank}.npz", **work(folder / cache, str(folder / f"features-{rank}")))
     # Threads of gloo that still run at the interpreter's end may abort the process.
-    part()
+    leave_others()

@@ -40,8 +40,8 @@ def digest(value):
 def watch():
     """Wrap the trainer's methods; only here, for the script must be the first to import what it imports."""
     import trainer_qa
+    from qa.start.distributed import gather
     from qa.start.process import is_first_process
-    from qa.start.processes import gather
 
     trainer_class = trainer_qa.QuestionAnsweringINCTrainer
     train, as_part_of_step = trainer_class.train, trainer_class._as_part_of_step

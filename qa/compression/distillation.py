@@ -23,9 +23,9 @@ from qa.models.inputs import TEACHER_TYPES, columns_taken
 from qa.models.passes import Batches, forward_passes
 from qa.questions.features import feature_cache, prepare_features
 from qa.start.digests import code_of
+from qa.start.distributed import check_same, gather, own_share, wait_for_all
 from qa.start.errors import SaveError, UsageError
 from qa.start.process import is_first_process
-from qa.start.processes import check_same, gather, own_share, wait_for_all
 
 
 def distillation_config(settings, teacher):

@@ -39,7 +39,7 @@ def layer_pairs(config, teacher_config, layers=None, loss="MSE"):
         raise UsageError(
             f"--distillation_config: its section intermediate names layer {max(layers)}; the student has {depth}"
         )
-    return [(layer, round(layer * teacher_depth / depth)) for layer in layers]
+    return [(layer, (2 * layer * teacher_depth + depth) // (2 * depth)) for layer in layers]  # halves go up
 
 
 def comparison(settings, config, teacher_config):
@@ -90,21 +90,18 @@ def watch_values(model):
     """Keep what the value operators of all attentions give in the last forward pass.
 
     Args:
-        model: a transformers model; nothing is kept of one whose operators have other names.
+        model: a transformers model.
 
     Returns:
-        Dictionary from operator name to `(b, l, width)` tensor, filled anew by each pass.
+        List of `(b, l, width)` tensors, filled anew by each pass, layer by layer; `None` if the model's operators have
+        other names.
     """
-    values = {}
-
-    def keep(name, module, inputs, output):
-        values[name] = output
-
-    for name, module in model.named_modules():
-        if _VALUES.fullmatch(name) and isinstance(module, torch.nn.Linear):
-            values[name] = None
-            module.register_forward_hook(functools.partial(keep, name))
-    return values
+    named = [module for name, module in model.named_modules() if _VALUES.fullmatch(name)]
+    operators, values = [module for module in named if isinstance(module, torch.nn.Linear)], []
+    model.register_forward_pre_hook(lambda model, inputs: values.clear())
+    for operator in operators:  # which several layers may share
+        operator.register_forward_hook(lambda operator, inputs, output: values.append(output))
+    return values if operators else None
 
 
 def relation_loss(states, teacher_states, mask, pairs, heads=None, width=None):

@@ -19,8 +19,8 @@ from qa.corrections.inc import kept_exceptions
 from qa.corrections.torch_dynamic import eight_bits
 from qa.corrections.torch_tracer import trace_without_stacks
 from qa.models.compressed import drop_stale_weights
+from qa.start.cpu import processor
 from qa.start.errors import UsageError
-from qa.start.processor import processor
 from qa.start.writing import written_beside
 
 # Largest difference between the logits in memory and after loading that counts as the same model.

@@ -34,6 +34,10 @@ class Scheduler(IterativeScheduler):
         self, target_ratio, current_prune_step, total_prune_steps, masks, init_sparsity_ratio=0.0
     ):
         init_sparsity_ratio = init_sparsity_ratio or self.there
+        if not current_prune_step:
+            # INC's formulas may come out a rounding above it, and at the first step no weight has a score yet: all
+            # would be chosen.
+            return init_sparsity_ratio
         if self.config.sparsity_decay_type != "cubic":
             return super().update_sparsity_ratio(
                 target_ratio, current_prune_step, total_prune_steps, masks, init_sparsity_ratio
@@ -134,7 +138,6 @@ def keep_zeros(pruner):
     share = pattern.get_sparsity_ratio(masks)
 
     def choose_more(scores, target, masks, *args, **kwargs):
-        # At the first step no weight has a score yet, and any would be chosen.
         return masks if target <= share else choose(scores, target, masks, *args, **kwargs)
 
     if share > BY_CHANCE:

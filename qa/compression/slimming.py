@@ -10,8 +10,8 @@ from typing import NamedTuple
 import torch
 from transformers.pytorch_utils import prune_linear_layer
 
+from qa.start.distributed import gather
 from qa.start.errors import UsageError
-from qa.start.processes import gather
 
 # Feed-forward channels that stay are a multiple of this: kernels work on whole vectors.
 ROUNDED_TO = 32

@@ -75,7 +75,7 @@ def answer_head(model):
 
 
 def _is_linear(module):
-    return type(module).__name__ == "Linear"
+    return type(module).__name__ in ("Linear", "LinearReLU")  # fake-quant and int8 make one operator of both
 
 
 def prunable_weights(model):

@@ -11,8 +11,8 @@ from pathlib import Path
 
 from qa.corrections.ipex import without_ipex
 from qa.corrections.torch_tracer import trace_without_stacks
+from qa.start.cpu import note_saturation
 from qa.start.errors import UsageError
-from qa.start.processor import note_saturation
 
 # Widths that IPEX batches are padded to are multiples of this: it compiles the graph anew for every shape.
 IPEX_WIDTH_STEP = 64

@@ -13,9 +13,9 @@ from qa.models.engine_quantization import Trials, quantize_onnx, quantize_openvi
 from qa.models.engine_runs import arrays_of, run_of_onnx, run_of_openvino
 from qa.models.loading import is_int8
 from qa.models.openvino_attention import rewrite_attention
+from qa.start.cpu import note_saturation
 from qa.start.engines import ENGINES
 from qa.start.errors import UsageError
-from qa.start.processor import note_saturation
 from qa.start.writing import written_beside
 
 # Kinds that look token types up among their words, so that none are something else than zeros.

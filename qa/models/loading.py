@@ -234,8 +234,8 @@ def called(name):
     return name_on_hub(name) or Path(name).resolve().name
 
 
-def check_teacher(name, tokenizer, model_args):
-    """Load the tokenizer of a teacher, and refuse a teacher that cannot teach the student.
+def load_teacher_config_and_tokenizer(name, tokenizer, model_args):
+    """Load configuration and tokenizer of a teacher, and refuse a teacher that cannot teach the student.
 
     Args:
         name: folder or hub name.
@@ -243,7 +243,7 @@ def check_teacher(name, tokenizer, model_args):
         model_args: `ModelArguments`.
 
     Returns:
-        `(tokenizer, config)`: the teacher's own, the first with question and context in the student's order.
+        `(config, tokenizer)`: the teacher's own, the second with question and context in the student's order.
 
     Raises:
         UsageError: the teacher cannot be loaded, is of the wrong kind, or has another vocabulary.
@@ -263,7 +263,7 @@ def check_teacher(name, tokenizer, model_args):
             f"{len(words.items() & ours.items())} in common); use a teacher with the same tokenizer"
         )
     _refuse_misfit(config, flag, name, tokenizer)
-    return theirs, config
+    return config, theirs
 
 
 def from_pretrained(auto_class, flag, name, model_args, **kwargs):

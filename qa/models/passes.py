@@ -11,7 +11,7 @@ from tqdm.auto import tqdm
 
 from qa.models.compressed import is_torchscript
 from qa.models.engine_runs import LOGITS
-from qa.start.processes import add_up, own_share
+from qa.start.distributed import add_up, own_share
 
 
 class Batches:

@@ -28,7 +28,7 @@ def check_for_scoring(examples, source, version_2_with_negative):
     if misplaced:
         print(
             f"note: {source}: {len(misplaced)} {NOT_THERE}, the first in question {misplaced[0]}; they are scored by "
-            f"their text{list_of(list(dict.fromkeys(misplaced)))}"
+            f"their text{ids_in_a_file(list(dict.fromkeys(misplaced)))}"
         )
 
 
@@ -60,7 +60,7 @@ def check_for_training(examples, source, version_2_with_negative):
         raise UsageError(
             f"{source}: {len(misplaced)} {NOT_THERE}, and for {len(beyond_repair)} of "
             f"them the right place cannot be told (the first: question {beyond_repair[0]}); correct the file"
-            f"{list_of(beyond_repair)}"
+            f"{ids_in_a_file(beyond_repair)}"
         )
     if not misplaced:
         return
@@ -70,7 +70,7 @@ def check_for_training(examples, source, version_2_with_negative):
             f"{realigned} were realigned, and training does not look at the others, which are not the first of their "
             "questions"
         )
-    print(f"note: {source}: {len(misplaced)} {NOT_THERE}; {outcome}{list_of(misplaced)}")
+    print(f"note: {source}: {len(misplaced)} {NOT_THERE}; {outcome}{ids_in_a_file(misplaced)}")
 
 
 def _misplaced_answers(example):
@@ -106,7 +106,7 @@ def refuse_blank(examples, source):
         if blank:
             raise UsageError(
                 f"{source}: question {blank[0]}: its {name} has no visible character; correct or remove it"
-                f"{list_of(blank)}"
+                f"{ids_in_a_file(blank)}"
             )
 
 
@@ -123,7 +123,9 @@ def refuse_duplicate_ids(examples, source):
         seen.add(example["id"])
     if twice:
         first = next(iter(twice))
-        raise UsageError(f"{source}: two questions have the id {first!r}; ids must be unique{list_of(list(twice))}")
+        raise UsageError(
+            f"{source}: two questions have the id {first!r}; ids must be unique{ids_in_a_file(list(twice))}"
+        )
 
 
 def _refuse_missing_answers(examples, source, version_2_with_negative):
@@ -131,7 +133,7 @@ def _refuse_missing_answers(examples, source, version_2_with_negative):
     if without:
         raise UsageError(
             f"{source}: question {without[0]} has no 'answers'; "
-            f"files without answers are for --do_predict with --test_file{list_of(without)}"
+            f"files without answers are for --do_predict with --test_file{ids_in_a_file(without)}"
         )
     if version_2_with_negative:
         return
@@ -139,11 +141,11 @@ def _refuse_missing_answers(examples, source, version_2_with_negative):
     if unanswerable:
         raise UsageError(
             f"{source}: {len(unanswerable)} questions have no answer (the first: {unanswerable[0]}); "
-            f"for SQuAD 2.0 data give --version_2_with_negative{list_of(unanswerable)}"
+            f"for SQuAD 2.0 data give --version_2_with_negative{ids_in_a_file(unanswerable)}"
         )
 
 
-def list_of(ids):
+def ids_in_a_file(ids):
     """Write ids into a file, one a line, if they are more than the one that a message names.
 
     The same ids get the same file, in the folder for temporary files: nothing else of the user's is touched.

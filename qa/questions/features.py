@@ -19,7 +19,7 @@ import tokenizers
 from transformers.tokenization_utils_base import TruncationStrategy
 from transformers.utils import PaddingStrategy
 
-from qa.questions.checks import list_of
+from qa.questions.checks import ids_in_a_file
 from qa.questions.spans import mend_late, own_rules, spans_are_late, tokenizer_rules, trim_white
 from qa.start.digests import code_of
 from qa.start.errors import UsageError
@@ -218,7 +218,7 @@ def _refuse_long_questions(ids, questions, tokenizer, max_seq_length, doc_stride
         raise UsageError(
             f"question {long[0]} has {counts[long[0]]} tokens; with --max_seq_length {max_seq_length} and "
             f"--doc_stride {doc_stride} it may have {max(room - 1, 0)}: raise the first, lower the second or "
-            f"shorten the question{list_of(long)}"
+            f"shorten the question{ids_in_a_file(long)}"
         )
 
 

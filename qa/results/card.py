@@ -12,9 +12,9 @@ import yaml
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from qa.results.files import exact_match_of
+from qa.start.cpu import processor
 from qa.start.engines import ENGINES
 from qa.start.paths import kind_of
-from qa.start.processor import processor
 from qa.start.stack import STACK
 from qa.start.writing import write_text
 

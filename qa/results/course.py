@@ -8,19 +8,19 @@ from pathlib import Path
 from types import SimpleNamespace
 
 from qa.models.identity import made_from
-from qa.models.loading import check_teacher, load_config_and_tokenizer, load_model
+from qa.models.loading import load_config_and_tokenizer, load_model, load_teacher_config_and_tokenizer
 from qa.questions.examples import load_examples
 from qa.results.files import read_json, save_results, show_results
 from qa.results.hub import push
 from qa.results.report import drop_report, report_run
 from qa.start.arguments import FILE_FLAGS, HUB_NAMES
 from qa.start.digests import digest
+from qa.start.distributed import gather, leave_others, wait_for_all
 from qa.start.engines import ENGINES
 from qa.start.errors import UsageError
 from qa.start.output import check_checkpoint, check_owner, claim_output_dir, finish, last_checkpoint
 from qa.start.paths import kind_of
 from qa.start.process import is_first_process
-from qa.start.processes import gather, part, wait_for_all
 from qa.start.run import ANSWERING, ORIGINAL
 
 # Flags whose values may be paths of what a run reads.
@@ -47,7 +47,9 @@ def read_inputs(run, splits, int8_too=False, load=load_examples):
     run.config, run.tokenizer = load_config_and_tokenizer(run.model_args, int8_too)
     if "distillation" in run.settings:
         teacher = run.optimization_args.teacher_model_name_or_path
-        run.teacher_tokenizer, run.teacher_config = check_teacher(teacher, run.tokenizer, run.model_args)
+        run.teacher_config, run.teacher_tokenizer = load_teacher_config_and_tokenizer(
+            teacher, run.tokenizer, run.model_args
+        )
     run.made_from = made_from(run)
     named = {flag: run.arguments.get(flag) for flag in INPUTS}
     inputs = [(flag, name) for flag, name in named.items() if name and kind_of(name)]
@@ -111,7 +113,7 @@ def draw_calibration(run, multiple=1):
     )
 
 
-def seen_batches(evaluated, calibration):
+def batches_to_compare(evaluated, calibration):
     """Choose the `Batches` that two models are compared on: real questions, or those of the calibration."""
     return next(iter(evaluated.values())).batches if evaluated else calibration
 
@@ -142,7 +144,7 @@ def evaluate_as_it_is(run, model, evaluated):
 
     device = run.training_args.device
     answers = evaluate_and_report(model.to(device), evaluated, run.data_args, run.output_dir, device, saved=False)
-    part()
+    leave_others()
     if run.optimization_args.report and is_first_process():
         report_run(run, evaluated["eval"], answers["eval"])
     if is_first_process():
@@ -187,7 +189,7 @@ def train_and_save(run, trainer, checkpoint, parameters):
     show_results("train metrics", metrics)
 
 
-def training_in(run):
+def read_training_log(run):
     """Read the log entries that a training left, and the sparsity among its metrics; in the first process alone."""
     if not is_first_process():
         return [], {}
@@ -212,7 +214,7 @@ def conclude(run, loaded, evaluated, steps, kind="compressed", history=(), spars
     from qa.results.evaluation import evaluate_and_report
 
     answers = evaluate_and_report(loaded, evaluated, run.data_args, run.output_dir)
-    part()
+    leave_others()
     if not is_first_process():
         return
     original = None

@@ -15,8 +15,8 @@ from pathlib import Path
 from qa.results.files import exact_match_of, read_json
 from qa.results.page import command_text, context_pieces, write_run_page
 from qa.results.tables import markdown_table, paired_change, print_table, with_interval, with_percent
+from qa.start.cpu import processor
 from qa.start.output import PLOTS, REPORT_FILES
-from qa.start.processor import processor
 from qa.start.writing import write_text
 
 # Changed answers that report.md shows; report.json holds all of them.

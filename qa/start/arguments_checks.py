@@ -12,9 +12,9 @@ from importlib.util import find_spec
 
 from qa.corrections.accelerate import VARIABLE
 from qa.start.arguments import FILE_FLAGS, HUB_NAMES
+from qa.start.cpu import processor
 from qa.start.errors import UsageError
 from qa.start.paths import kind_of
-from qa.start.processor import processor
 
 # Only a training looks at these, and does.
 # fmt: off

@@ -190,7 +190,7 @@ def claim_output_dir(path, made_from, overwrite, resumed=False):
         UsageError: another run has come first; or this process is on another machine and does not see the folder, or
             was made from something else.
     """
-    from qa.start.processes import gather, wait_for_all
+    from qa.start.distributed import gather, wait_for_all
 
     folder = Path(path)
     wait_for_all()

@@ -1,7 +1,7 @@
 """The process that a run lives in: its threads, its memory, and the noise its libraries make.
 
 Belongs here: what must be settled before the libraries are imported, with the standard library alone.
-Does not belong here: what several processes do together (`processes.py`), and the arguments.
+Does not belong here: what several processes do together (`distributed.py`), and the arguments.
 """
 
 import atexit

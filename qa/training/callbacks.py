@@ -25,8 +25,8 @@ from qa.compression.fake_quant import (
     observers_at_rest,
 )
 from qa.compression.sparsity import sparsity
+from qa.start.distributed import wait_for_all
 from qa.start.process import return_freed_memory
-from qa.start.processes import wait_for_all
 from qa.training.batches import steps_per_epoch
 
 # Share of the training steps after which activation ranges are kept.

@@ -81,7 +81,7 @@ class LanguageINCTrainer(CompressingTrainer):
         config = self.model.config
         self._head_width = next(filter(None, widths), config.hidden_size // config.num_attention_heads)
         self._values, self._taught_values = watch_values(self.model), watch_values(self.teacher)
-        known = {"loss_hidden": True, "loss_relations": self._values, "loss_language": guesses}
+        known = {"loss_hidden": True, "loss_relations": self._values is not None, "loss_language": guesses}
         self.LOSS_PARTS = tuple(name for name, computed in known.items() if computed)
 
     def create_scheduler(self, num_training_steps, optimizer=None):
@@ -113,10 +113,9 @@ class LanguageINCTrainer(CompressingTrainer):
         mask = inputs["attention_mask"]
         pairs = [(layer, layer) for layer in range(1, len(hidden))]
         parts = [intermediate_loss(hidden, theirs, mask, pairs, relative=True)]
-        if self._values:
-            values = [list(each.values()) for each in (self._values, self._taught_values)]
-            alike = [(layer, layer) for layer in range(len(values[0]))]
-            parts.append(relation_loss(*values, mask, alike, width=self._head_width))
+        if self._values is not None:
+            alike = [(layer, layer) for layer in range(len(self._values))]
+            parts.append(relation_loss(self._values, self._taught_values, mask, alike, width=self._head_width))
         if self.guesses:
             # A batch may have no word to be guessed; its mean is not a number then.
             parts.append(torch.nan_to_num(outputs["loss"].float()))

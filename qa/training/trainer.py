@@ -29,9 +29,9 @@ from qa.corrections.inc import align_weight_quantizers, count_masks_once, loadin
 from qa.corrections.torch_training import fast_steps
 from qa.models.compressed import drop_stale_weights, load_pickled
 from qa.models.inputs import TEACHER_TYPES
+from qa.start.distributed import gather
 from qa.start.errors import UsageError
 from qa.start.output import RUN_FILE, is_written, read_run
-from qa.start.processes import gather
 from qa.start.writing import write_text, written_beside
 from qa.training.batches import (
     FeatureCollator,

@@ -251,7 +251,7 @@ def assert_reloads_to_the_same_f1(heading, place):
 import sys
 sys.path.insert(0, {str(ROOT)!r})
 from qa.models.compressed import load_compressed
-from qa.models.loading import check_teacher, load_config_and_tokenizer, load_model
+from qa.models.loading import load_teacher_config_and_tokenizer, load_config_and_tokenizer, load_model
 from qa.models.passes import Batches
 from qa.questions.examples import load_examples
 from qa.questions.features import dataset_of, prepare_features
@@ -266,7 +266,7 @@ config, tokenizer = load_config_and_tokenizer(model_args)
 if config.torch_dtype is not None and "int8" not in str(config.torch_dtype):
     load_model(model_args, config)
 if teacher := getattr(optimization_args, "teacher_model_name_or_path", None):
-    check_teacher(teacher, tokenizer, model_args)
+    load_teacher_config_and_tokenizer(teacher, tokenizer, model_args)
 features = prepare_features(examples, tokenizer, data_args)
 folder = training_args.output_dir
 multiple = 64 if "ipex" in open(folder + "/config.json").read() else 1

@@ -18,7 +18,8 @@ def config(layers, width=64):
         ((3, 3), None, [(0, 0), (1, 1), (2, 2), (3, 3)]),
         ((3, 6), None, [(0, 0), (1, 2), (2, 4), (3, 6)]),
         ((6, 12), [0, 3, 6], [(0, 0), (3, 6), (6, 12)]),
-        ((4, 2), [4, 1], [(4, 2), (1, 0)]),
+        ((4, 2), [4, 1], [(4, 2), (1, 1)]),
+        ((6, 3), None, [(0, 0), (1, 1), (2, 1), (3, 2), (4, 2), (5, 3), (6, 3)]),
     ],
 )
 def test_layers_are_compared_that_are_as_deep(depths, layers, expected):
@@ -60,17 +61,17 @@ def test_relations_are_those_of_tokens_in_each_head():
     model = BertModel(BertConfig(num_hidden_layers=2, hidden_size=64, num_attention_heads=4, **settings)).eval()
     values = watch_values(model)
     ids, mask = torch.arange(10)[None], (torch.arange(10) < 7).long()[None]
-    model(ids, attention_mask=mask)
-    assert list(values) == [f"encoder.layer.{layer}.attention.self.value" for layer in (0, 1)]
-    taught = {name: value.detach().clone() for name, value in values.items()}
+    for _ in range(2):
+        states = model(ids, attention_mask=mask, output_hidden_states=True).hidden_states
+    operators = [layer.attention.self.value for layer in model.encoder.layer]
+    expected = [operator(state) for operator, state in zip(operators, states[:-1], strict=True)]
+    assert all(map(torch.equal, values[:2], expected)) and len(values) == 4  # the operators were called once more
+    taught = [value.detach().clone() for value in values[:2]]
     pairs = [(0, 0), (1, 1)]
-    assert float(relation_loss(list(values.values()), list(taught.values()), mask, pairs, 4)) == pytest.approx(
-        0, abs=1e-6
-    )
+    assert float(relation_loss(values, taught, mask, pairs, 4)) == pytest.approx(0, abs=1e-6)
     # By hand, of one layer in which the student sees no difference between tokens.
-    name = next(iter(values))
-    found = relation_loss([torch.zeros_like(taught[name])], [taught[name]], mask, [(0, 0)], 4)
-    heads = taught[name][0, :7].view(7, 4, 16)
+    found = relation_loss([torch.zeros_like(taught[0])], taught[:1], mask, [(0, 0)], 4)
+    heads = taught[0][0, :7].view(7, 4, 16)
     probabilities = torch.stack([(head @ head.T / 4).softmax(dim=-1) for head in heads.unbind(1)])
     expected = (probabilities * (probabilities * 7).log()).sum(dim=-1).mean()
     assert float(found) == pytest.approx(float(expected), rel=1e-3)

@@ -1,5 +1,7 @@
 """What a model lets be pruned: its answer head never, and a line where INC would do something else than was asked."""
 
+from types import SimpleNamespace
+
 import drawn_training
 import pytest
 import torch
@@ -10,7 +12,7 @@ from qa.start.errors import UsageError
 with without_ipex():
     from neural_compressor import training
 
-    from qa.compression.pruning import check_pruners, keep_zeros, pruning_config
+    from qa.compression.pruning import Scheduler, check_pruners, keep_zeros, pruning_config
     from qa.compression.sparsity import answer_head, prunable_weights
 
 
@@ -87,6 +89,16 @@ def test_a_few_zeros_change_nothing():
         keep_zeros(pruner)
         assert pruner.init_sparsity_ratio == 0 and pruner.pattern.get_masks == plain
         assert all(bool(mask.all()) for mask in pruner.masks.values())
+
+
+@pytest.mark.parametrize("decay", ["cubic", "exp", "cos", "linear", "cube"])
+def test_the_first_step_prunes_no_more_than_there_is(decay):
+    """By the last digit more, and weights without a score would all be chosen."""
+    scheduler = Scheduler(SimpleNamespace(sparsity_decay_type=decay, max_sparsity_ratio_per_op=0.98))
+    for zeros in range(1, 500):
+        scheduler.there = share = zeros / 576
+        assert scheduler.update_sparsity_ratio(0.9, 0, 24, {}) == share
+        assert share < scheduler.update_sparsity_ratio(0.9, 12, 24, {}) < 0.9
 
 
 @pytest.mark.parametrize("start", [0, 3])

@@ -47,6 +47,15 @@ def test_only_what_is_not_used_is_left_out(tokenizer):
     assert config.weight_compression["excluded_op_names"] == [".*qa_outputs", r"^bert\.pooler$", "^qa_outputs$"]
 
 
+def test_an_operator_that_took_a_relu_in_counts_as_well():
+    from torch.ao.nn.intrinsic.qat import LinearReLU
+    from torch.ao.quantization import get_default_qat_qconfig
+
+    fused = LinearReLU(4, 2, qconfig=get_default_qat_qconfig("x86"))
+    model = torch.nn.ModuleDict({"first": fused, "qa_outputs": torch.nn.Linear(2, 2)})
+    assert list(prunable_weights(model)) == ["first"]
+
+
 def test_a_model_without_a_linear_operator_in_fp32_has_none_that_is_unused(tokenizer):
     model = quantize_dynamic(small_model("bert", tokenizer), {torch.nn.Linear})
     assert unused_linears(model) == set()

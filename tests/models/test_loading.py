@@ -9,7 +9,7 @@ from safetensors.torch import load_file, save_file
 from small_models import bert_tokenizer, small_model
 
 from qa.models import loading
-from qa.models.loading import check_teacher, load_config_and_tokenizer, load_model
+from qa.models.loading import load_config_and_tokenizer, load_model, load_teacher_config_and_tokenizer
 from qa.questions.examples import read_examples
 from qa.start.arguments import ModelArguments
 from qa.start.errors import UsageError
@@ -158,4 +158,7 @@ def test_a_teacher_brings_its_own_tokenizer(tokenizer, tmp_path):
     own = bert_tokenizer(tokenizer)
     model_args = saved(tmp_path, small_model("bert", own), own)
     assert "token_type_ids" not in tokenizer.model_input_names
-    assert "token_type_ids" in check_teacher(str(tmp_path), tokenizer, model_args)[0].model_input_names
+    assert (
+        "token_type_ids"
+        in load_teacher_config_and_tokenizer(str(tmp_path), tokenizer, model_args)[1].model_input_names
+    )

@@ -10,7 +10,7 @@ from stand_in_hub import metadata_errors
 from qa.models.loading import called, name_on_hub
 from qa.results.card import write_card
 from qa.start.arguments import DataTrainingArguments
-from qa.start.processor import processor
+from qa.start.cpu import processor
 
 SCORED = {"eval_f1": 57.591, "eval_exact_match": 43.151, "eval_samples": 438}
 ON_HUB = DataTrainingArguments(dataset_name="squad_v2", dataset_config_name="plain")

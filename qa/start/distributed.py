@@ -77,7 +77,7 @@ def wait_for_all():
     gather(None)
 
 
-def part():
+def leave_others():
     """Leave the other processes; what follows is done by the first one alone."""
     import torch.distributed as dist
 

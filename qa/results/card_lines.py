@@ -8,7 +8,7 @@ from qa.models.loading import called, is_int8
 from qa.start.engines import ENGINES
 
 
-def training_steps(run):
+def card_of_training(run):
     """Tell what `run_qa.py` did.
 
     Args:
@@ -31,8 +31,8 @@ def training_steps(run):
     return steps
 
 
-def pruning_of_language(run):
-    """Tell what `prune_encoder_qa.py` did; parameters and result as in `training_steps`."""
+def card_of_language_model(run):
+    """Tell what `prune_encoder_qa.py` did; parameters and result as in `card_of_training`."""
     training_args, target = run.training_args, run.optimization_args.target_sparsity
     if not training_args.do_train:
         return {f"Pruning in one blow: the smallest {target:.0%} of the weights of each linear operator": None}
@@ -47,7 +47,7 @@ def _how(args):
     return f"{extent}, learning rate {args.learning_rate:g}, seed {args.seed}{precision}"
 
 
-def post_training_steps(run, calibration):
+def card_of_post_training(run, calibration):
     """Tell what `run_qa_post_training.py` did; `calibration` are the `Batches` it calibrated on, or `None`."""
     approach = run.optimization_args.quantization_approach.capitalize()
     engine = " on IPEX" if run.training_args.use_ipex else ""
@@ -56,8 +56,8 @@ def post_training_steps(run, calibration):
     return {done: run.settings["quantization"]}
 
 
-def export_steps(run, calibration):
-    """Tell what `export_qa.py` did; `calibration` as in `post_training_steps`."""
+def card_of_export(run, calibration):
+    """Tell what `export_qa.py` did; `calibration` as in `card_of_post_training`."""
     engine = ENGINES[run.optimization_args.export_format]
     steps = {f"Export to {engine.format}": None}
     if run.optimization_args.apply_quantization:

@@ -3,7 +3,7 @@
 import pytest
 
 from qa.start import processor as module
-from qa.start.processor import note_saturation, processor
+from qa.start.cpu import note_saturation, processor
 
 
 @pytest.mark.parametrize(
