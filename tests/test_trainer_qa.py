@@ -47,12 +47,11 @@ def trainer_of(questions, tmp_path):
             args=TrainingArguments(
                 output_dir=str(tmp_path / "out"), use_cpu=True, report_to=[], **{"do_train": True, **dict(arguments)}
             ),
-            train_dataset=features,
             eval_dataset=features,
             eval_examples=examples,
             tokenizer=tokenizer,
             data_collator=DataCollatorWithPadding(tokenizer),
-            **{"quantization_config": QuantizationAwareTrainingConfig(), **kwargs},
+            **{"train_dataset": features, "quantization_config": QuantizationAwareTrainingConfig(), **kwargs},
         )
 
     return make
@@ -128,6 +127,20 @@ def test_compression_without_do_train_is_refused(trainer_of):
     for config in ({}, {"quantization_config": None, "distillation_config": DistillationConfig(teacher)}):
         with pytest.raises(ValueError, match="do_train=True"):
             trainer_of({"do_train": False}, **config).train()
+
+
+def test_a_plain_list_of_features_is_enough(trainer_of, questions):
+    import torch
+
+    class Endless(torch.utils.data.IterableDataset):
+        def __iter__(self):
+            yield from features * 9
+
+    columns = ["input_ids", "attention_mask", "start_positions", "end_positions"]
+    features = questions[2].select_columns(columns).to_list()
+    for dataset in (features, Endless()):
+        trainer = trainer_of({"max_steps": 3, "save_steps": 1}, quantization_config=None, train_dataset=dataset)
+        assert trainer.train().global_step == 3
 
 
 def test_a_training_in_a_thread_is_saved_in_a_folder_that_is_not_there(trainer_of, tmp_path):

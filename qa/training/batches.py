@@ -153,30 +153,30 @@ def share_of_last_batch(args, count):
 
 
 class TrainingOrder(torch.utils.data.Sampler):
-    """An order that follows from the seed and the epoch alone, in every process; on request features of similar length
-    side by side.
+    """An order that follows from the seed and the epoch alone; where it knows lengths, similar ones are side by side.
 
     Args:
         args: `TrainingArguments`.
-        lengths: tokens of each feature.
+        count: features.
+        lengths: tokens of each, if they are to be grouped.
     """
 
-    def __init__(self, args, lengths):
-        self.lengths, self.grouped, self.generator = lengths, args.group_by_length, torch.Generator()
+    def __init__(self, args, count, lengths=None):
+        self.count, self.lengths, self.generator = count, lengths, torch.Generator()
         # All that goes into one optimizer step is of one length.
         self.together = args.train_batch_size * args.gradient_accumulation_steps * args.world_size
         self.seed = args.seed if args.data_seed is None else args.data_seed
-        self.used = features_per_epoch(args, len(lengths))
+        self.used = features_per_epoch(args, count)
         self.set_epoch(0)
 
     def __len__(self):
         return self.used
 
     def __iter__(self):
-        if self.grouped:
-            order = get_length_grouped_indices(self.lengths, self.together, generator=self.generator)
+        if self.lengths is None:
+            order = torch.randperm(self.count, generator=self.generator).tolist()
         else:
-            order = torch.randperm(len(self.lengths), generator=self.generator).tolist()
+            order = get_length_grouped_indices(self.lengths, self.together, generator=self.generator)
         return iter(order[: self.used])
 
     def set_epoch(self, epoch):

@@ -97,8 +97,9 @@ class ScoreOfEpoch(TrainerCallback):
             control.should_evaluate = False
 
     def _is_due(self, args, state):
-        is_end = state.global_step % steps_per_epoch(args, len(self.trainer.train_dataset)) == 0
-        return args.eval_strategy == "epoch" and args.eval_delay <= state.epoch and is_end
+        if args.eval_strategy != "epoch" or args.eval_delay > state.epoch:
+            return False
+        return state.global_step % steps_per_epoch(args, len(self.trainer.train_dataset)) == 0
 
 
 class StopOnSignal(TrainerCallback):

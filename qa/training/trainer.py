@@ -19,7 +19,7 @@ from safetensors.torch import load_model, save_model
 from transformers import TrainerState
 from transformers.integrations import TensorBoardCallback
 from transformers.trainer import OPTIMIZER_NAME, SCHEDULER_NAME, TRAINER_STATE_NAME
-from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, has_length
 from transformers.utils import SAFE_WEIGHTS_NAME
 
 from qa.compression.fake_quant import calibrate_observers, observe_together, rest_embeddings
@@ -164,8 +164,10 @@ class CompressingTrainer(INCTrainer):
         self._signature_columns.append(TEACHER_TYPES)
 
     def _get_train_sampler(self):
-        lengths = pc.list_value_length(self.train_dataset.with_format("arrow")["input_ids"]).to_pylist()
-        return TrainingOrder(self.args, lengths)
+        lengths = None
+        if self.args.group_by_length:
+            lengths = pc.list_value_length(self.train_dataset.with_format("arrow")["input_ids"]).to_pylist()
+        return TrainingOrder(self.args, len(self.train_dataset), lengths)
 
     def _start_observers(self):
         calibrate_observers(self.model, self.calibration, self.args.device)
@@ -201,9 +203,10 @@ class CompressingTrainer(INCTrainer):
 
         Going on from the middle of an epoch, the loop takes one more step before it sees that none is left.
         """
+        if self.state.global_step < self.state.max_steps or not has_length(self.train_dataset):
+            return self.state
         rest = -self.state.global_step % steps_per_epoch(self.args, len(self.train_dataset))
-        is_over = self.state.global_step >= self.state.max_steps
-        return dataclasses.replace(self.state, global_step=self.state.global_step + rest) if is_over else self.state
+        return dataclasses.replace(self.state, global_step=self.state.global_step + rest)
 
     def _sorted_checkpoints(self, *args, **kwargs):
         # Trainer's also names checkpoint-3-best, which is somebody's own, and removes it as an old one.

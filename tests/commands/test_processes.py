@@ -94,7 +94,7 @@ def test_the_steps_of_an_epoch_are_those_of_the_loop(count, grouped, drop_last, 
     for rank in range(processes):
         torch.manual_seed(rank)  # of which no order depends
         args = arguments(4, processes, rank, accumulation, grouped, drop_last)
-        order = TrainingOrder(args, [9] * count)
+        order = TrainingOrder(args, count, [9] * count if grouped else None)
         orders.append(list(order))
         batches = list(batches_of(args, order))
         assert len(batches) == len(batches_of(args, order))
@@ -107,15 +107,15 @@ def test_the_steps_of_an_epoch_are_those_of_the_loop(count, grouped, drop_last, 
     assert steps_per_epoch(args, count) == max(lengths[0] // accumulation, 1)
 
 
-@pytest.mark.parametrize("grouped", [False, True])
-def test_the_order_changes_with_the_epoch_and_the_seed_of_data(grouped):
-    args = arguments(4, grouped=grouped)
-    order = TrainingOrder(args, [9] * 40)
+@pytest.mark.parametrize("lengths", [None, [9] * 40], ids=["ungrouped", "grouped"])
+def test_the_order_changes_with_the_epoch_and_the_seed_of_data(lengths):
+    args = arguments(4)
+    order = TrainingOrder(args, 40, lengths)
     first = list(order)
-    assert first == list(TrainingOrder(args, [9] * 40)) and sorted(first) == list(range(40))
+    assert first == list(TrainingOrder(args, 40, lengths)) and sorted(first) == list(range(40))
     order.set_epoch(1)
     args.data_seed = 7
-    assert first != list(order) != list(TrainingOrder(args, [9] * 40)) != first
+    assert first != list(order) != list(TrainingOrder(args, 40, lengths)) != first
 
 
 @pytest.mark.parametrize(("accumulation", "used"), [(2, 2), (3, 3), (4, 3)])
