@@ -48,7 +48,7 @@ def open_data_set(data_args, model_args):
     if name in datasets.packaged_modules._PACKAGED_DATASETS_MODULES:
         # One of these readers, "pandas", unpickles whatever lies in the working directory.
         raise UsageError(f"--dataset_name {name} is a file format, no data set; give --train_file and its like")
-    if kind_of(name) == "file":
+    if kind_of(name) == "file" and name.endswith(SUFFIXES):
         raise UsageError(f"--dataset_name {name} is a file; give it to --train_file, --validation_file or --test_file")
     saved = any((Path(name) / marker).is_file() for marker in ("dataset_dict.json", "state.json"))
     if kind_of(name) == "folder":

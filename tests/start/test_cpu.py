@@ -2,7 +2,7 @@
 
 import pytest
 
-from qa.start import processor as module
+from qa.start import cpu as module
 from qa.start.cpu import note_saturation, processor
 
 
