@@ -38,11 +38,11 @@ RANGES = {
         ("a whole number of at least 1", lambda value: value >= 1),
     ),
     **dict.fromkeys(
-        ("seed", "data_seed", "warmup_steps", "save_total_limit", "eval_delay", "steps", "start_step"),
+        ("seed", "data_seed", "warmup_steps", "save_total_limit", "steps", "start_step"),
         ("a whole number of at least 0", lambda value: value >= 0),
     ),
     **dict.fromkeys(
-        ("learning_rate", "weight_decay", "max_grad_norm", "adam_epsilon"),
+        ("learning_rate", "weight_decay", "max_grad_norm", "adam_epsilon", "eval_delay"),
         ("a number of at least 0", lambda value: value >= 0),
     ),
     **dict.fromkeys(
