@@ -139,8 +139,17 @@ def test_a_plain_list_of_features_is_enough(trainer_of, questions):
     columns = ["input_ids", "attention_mask", "start_positions", "end_positions"]
     features = questions[2].select_columns(columns).to_list()
     for dataset in (features, Endless()):
-        trainer = trainer_of({"max_steps": 3, "save_steps": 1}, quantization_config=None, train_dataset=dataset)
+        words = {"max_steps": 3, "save_steps": 1, "eval_strategy": "epoch"}
+        trainer = trainer_of(words, quantization_config=None, train_dataset=dataset)
         assert trainer.train().global_step == 3
+
+
+def test_a_training_that_ended_within_an_epoch_goes_on_where_more_is_asked(trainer_of, tmp_path):
+    words = {"per_device_train_batch_size": 2, "save_steps": 1, "logging_steps": 1}
+    trainer_of({**words, "max_steps": 2}).train()
+    trainer = trainer_of({**words, "max_steps": 4})
+    assert trainer.train(resume_from_checkpoint=str(tmp_path / "out" / "checkpoint-2")).global_step == 4
+    assert [entry["step"] for entry in trainer.state.log_history if "loss" in entry] == [1, 2, 3, 4]
 
 
 def test_a_training_in_a_thread_is_saved_in_a_folder_that_is_not_there(trainer_of, tmp_path):

@@ -35,8 +35,8 @@ class Scheduler(IterativeScheduler):
     ):
         init_sparsity_ratio = init_sparsity_ratio or self.there
         if not current_prune_step:
-            # INC's formulas may come out a rounding above it, and at the first step no weight has a score yet: all
-            # would be chosen.
+            # INC's formulas may come out a rounding above the share that is there already. No weight has a score yet:
+            # all would be chosen.
             return init_sparsity_ratio
         if self.config.sparsity_decay_type != "cubic":
             return super().update_sparsity_ratio(

@@ -75,7 +75,8 @@ def answer_head(model):
 
 
 def _is_linear(module):
-    return type(module).__name__ in ("Linear", "LinearReLU")  # fake-quant and int8 make one operator of both
+    # Fake-quant and int8 have one operator of both; in fp32 it is a sequence, whose first part counts.
+    return type(module).__name__ in ("Linear", "LinearReLU") and hasattr(module, "weight")
 
 
 def prunable_weights(model):

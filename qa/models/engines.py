@@ -18,7 +18,7 @@ from qa.start.engines import ENGINES
 from qa.start.errors import UsageError
 from qa.start.writing import written_beside
 
-# Kinds that look token types up among their words, so that none are something else than zeros.
+# Kinds that look token types up among their words: for them no types at all are not the same as zeros.
 _TYPES_AS_WORDS = ("xlm", "flaubert")
 # An ONNX file is a protocol buffer, which ends here.
 LARGEST_FILE = 2**31 - 1

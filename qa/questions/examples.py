@@ -14,7 +14,7 @@ import itertools
 import re
 import unicodedata
 
-from qa.questions.answers_as_text import ShortenedError, value_of_text
+from qa.questions.answers_as_text import MISSING, ShortenedError, value_of_text
 from qa.questions.checks import check_for_scoring, refuse_blank, refuse_duplicate_ids
 from qa.questions.columns import ExampleError, find_columns, first_named, has_name
 from qa.questions.data_sets import open_data_set, rows_of_split
@@ -149,7 +149,7 @@ def _cell(row, columns, role):
 def _is_missing(value):
     """Tell whether a value stands for none; NaN is what differs from itself, if it has not become text."""
     if isinstance(value, str):
-        return value.strip().lower() in ("", "nan")
+        return value.strip() in ("", "nan", "NaN", "NAN")
     return value is None or value != value
 
 
@@ -186,19 +186,20 @@ def _answers_of_row(row, columns):
     if impossible in ("true", "1", "1.0", "yes") or answerable in ("false", "0", "0.0", "no"):
         return {"text": [], "answer_start": []}
     answers = _cell(row, columns, "answers")
+    if isinstance(answers, str) and not _is_missing(answers) and columns["answers"] != columns.get("answer_text"):
+        answers = _list_in(answers, row[columns["context"]], columns["answers"])
     if "answer_start" in columns and not _holds_more(answers):
         texts, starts = _cell(row, columns, "answer_text"), _cell(row, columns, "answer_start")
         starts = None if _is_missing(starts) else _literal(starts, columns["answer_start"])
         if isinstance(starts, list):
             texts = _literal(texts, columns["answer_text"])
-        if _is_missing(texts) and _is_missing(starts):
-            return {"text": [], "answer_start": []}
-        found = _answers_of({"text": texts, "answer_start": starts})
-        more = answers if isinstance(answers, list) and columns["answers"] != columns["answer_text"] else []
-        more = _answers_of([answer for answer in more if answer not in found["text"]])
+        found = {"text": [], "answer_start": []}
+        if not (_is_missing(texts) and _is_missing(starts)):
+            found = _answers_of({"text": texts, "answer_start": starts})
+        # Right answers beside the one with a position.
+        others = answers if isinstance(answers, list) and columns["answers"] != columns["answer_text"] else []
+        more = _answers_of([text for text in others if isinstance(text, str) and text not in found["text"]])
         return {name: found[name] + more[name] for name in found}
-    if isinstance(answers, str) and not _is_missing(answers):
-        answers = _list_in(answers, row[columns["context"]], columns["answers"])
     return None if _is_missing(answers) else _answers_of(answers)
 
 
@@ -285,7 +286,7 @@ def _is_blank(text):
 
 
 def _position(start):
-    if _is_missing(start):
+    if _is_missing(start) or (isinstance(start, str) and start.strip() in MISSING):
         return -1
     if isinstance(start, str) and re.fullmatch(r"\s*-?\d{1,18}(\.0*)?\s*", start, re.ASCII):
         start = float(start)

@@ -67,7 +67,7 @@ def kind_of_model(folder):
     if (folder / "config.json").is_file():
         config = read_json(folder / "config.json")
         return "compressed" if "int8" in str(config.get("torch_dtype")) or config.get("backend") == "ipex" else "fp32"
-    if {*ORIGINAL} <= settings_of(folder).keys():
+    if "model_name_or_path" in settings_of(folder):
         return "original"
     raise UsageError(f"{folder} holds no model; name the output folder of a finished run")
 
@@ -121,8 +121,9 @@ def load(folder, kind, name):
     from qa.models.loading import load_config_and_tokenizer, load_tokenizer
 
     settings = settings_of(folder)
-    names = {name: settings[name] for name in ORIGINAL} if kind == "original" else {"model_name_or_path": str(folder)}
-    model_args = ModelArguments(**names)
+    model_args = ModelArguments(model_name_or_path=str(folder))
+    if kind == "original":
+        vars(model_args).update({name: settings[name] for name in ORIGINAL if name in settings})
     known = _known(folder, settings)
     batch_size, never_pad = known.pop("per_device_eval_batch_size", BATCH_SIZE), known.pop("never_pad", False)
     try:
@@ -138,7 +139,8 @@ def load(folder, kind, name):
 
             settle_inputs(model, tokenizer, data_args, model_args.model_name_or_path)
     except UsageError as error:
-        raise UsageError(str(error).removeprefix("--model_name_or_path ")) from error
+        # It names flags, and here are none.
+        raise UsageError(re.sub("^--(model|config|tokenizer)_name(_or_path)? ", "", str(error))) from error
     except Exception as error:  # engines raise anything on a damaged file
         raise UsageError(f"{folder} cannot be loaded: {error}; make it anew") from error
     if kind == "original":

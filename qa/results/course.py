@@ -18,7 +18,7 @@ from qa.start.digests import digest
 from qa.start.distributed import gather, leave_others, wait_for_all
 from qa.start.engines import ENGINES
 from qa.start.errors import UsageError
-from qa.start.output import check_checkpoint, check_owner, claim_output_dir, finish, last_checkpoint
+from qa.start.output import check_checkpoint, check_owner, claim_output_dir, finish, last_checkpoint, step_of
 from qa.start.paths import kind_of
 from qa.start.process import is_first_process
 from qa.start.run import ANSWERING, ORIGINAL
@@ -158,11 +158,12 @@ def evaluate_as_it_is(run, model, evaluated):
 def checkpoint_of(run):
     """Return the folder of the checkpoint that the training of a run goes on from, or `None`."""
     named = run.training_args.resume_from_checkpoint
-    if named and resumes_here(run):
-        return named
-    # Ask the first process: another machine may not see its newest files yet. A checkpoint of another folder counts
-    # only until the run has saved one of its own.
-    return gather(last_checkpoint(run.output_dir))[0] or named
+    # Ask the first process: another machine may not see its newest files yet.
+    own = gather(last_checkpoint(run.output_dir))[0]
+    if not named or not own or resumes_here(run):
+        return named or own
+    # Another folder's counts only until the run has come further by itself.
+    return own if step_of(own) >= (step_of(named) or 0) else named
 
 
 def train_and_save(run, trainer, checkpoint, parameters):

@@ -15,7 +15,7 @@ from pathlib import Path
 from qa.corrections.accelerate import mixed_precision
 from qa.start.argument_words import in_full, known_values, refuse, value_of, values_of_file, words_of
 from qa.start.errors import UsageError
-from qa.start.output import last_checkpoint
+from qa.start.output import last_checkpoint, step_of
 from qa.start.paths import check_output_dir, kind_of
 from qa.start.process import go_offline_without_hub, quiet_libraries
 
@@ -338,12 +338,15 @@ def _check_local_model(model_args, training_args):
         raise UsageError(f"--output_dir {training_args.output_dir} is the model's own folder; name another one")
     checkpoint = training_args.resume_from_checkpoint
     if checkpoint is not None and kind_of(checkpoint) != "folder":
+        last = last_checkpoint(training_args.output_dir)
         within = Path(checkpoint).resolve().parent == Path(training_args.output_dir).resolve()
-        if not within or last_checkpoint(training_args.output_dir) is None:
+        removed = last and within and 0 < (step_of(checkpoint) or 0) < step_of(last)
+        if not removed or training_args.overwrite_output_dir:
             raise UsageError(
                 f"--resume_from_checkpoint {checkpoint}: there is no such folder; name a checkpoint-... folder"
             )
         # The same command once more, after a run that went on from there, and kept its last checkpoints.
-        training_args.resume_from_checkpoint = None
+        print(f"note: --resume_from_checkpoint {checkpoint} was removed since; {last} is taken")
+        training_args.resume_from_checkpoint = last
     if model_args.cache_dir is not None and kind_of(model_args.cache_dir) == "file":
         raise UsageError(f"--cache_dir {model_args.cache_dir} is a file; name a folder")

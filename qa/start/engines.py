@@ -20,9 +20,8 @@ class Engine(NamedTuple):
     library: str  # the hub's name for what loads it
     distribution: str  # package of the class that its users load it with
     loader: tuple  # module and name of that class, and what it is given besides the folder
-    bare: (
-        tuple  # Python without other libraries: loads `model` from `folder`; its input names; its outputs of `inputs`
-    )
+    # Python alone: what loads `model` from `folder`, the names of its inputs, its outputs from `inputs`.
+    bare: tuple
 
 
 ENGINES = {

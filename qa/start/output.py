@@ -337,5 +337,11 @@ def check_checkpoint(path, made_from):
 
 def last_checkpoint(path):
     """Return the path of the checkpoint with the highest step in an output folder, or `None`."""
-    steps = [int(place.name[11:]) for place in Path(path).glob("checkpoint-*") if is_written(place.name)]
+    steps = [step for place in Path(path).glob("checkpoint-*") if (step := step_of(place)) is not None]
     return str(Path(path) / f"checkpoint-{max(steps)}") if steps else None
+
+
+def step_of(checkpoint):
+    """Return the optimizer step that a checkpoint's name tells, `None` if it is not called like one of ours."""
+    name = Path(checkpoint).name
+    return int(name.removeprefix("checkpoint-")) if name.startswith("checkpoint-") and is_written(name) else None

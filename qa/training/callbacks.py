@@ -15,6 +15,7 @@ from pathlib import Path
 import torch
 from transformers import TrainerCallback
 from transformers.integrations import TensorBoardCallback
+from transformers.trainer_utils import has_length
 
 from qa.compression.fake_quant import (
     activation_ranges,
@@ -97,9 +98,10 @@ class ScoreOfEpoch(TrainerCallback):
             control.should_evaluate = False
 
     def _is_due(self, args, state):
-        if args.eval_strategy != "epoch" or args.eval_delay > state.epoch:
+        data = self.trainer.train_dataset
+        if args.eval_strategy != "epoch" or args.eval_delay > state.epoch or not has_length(data):
             return False
-        return state.global_step % steps_per_epoch(args, len(self.trainer.train_dataset)) == 0
+        return state.global_step % steps_per_epoch(args, len(data)) == 0
 
 
 class StopOnSignal(TrainerCallback):

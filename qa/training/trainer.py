@@ -6,7 +6,6 @@ Does not belong here: the loss, which its subclasses compute (`trainer_qa.py`, `
 configurations (`qa/compression/`) and batches (`batches.py`).
 """
 
-import dataclasses
 import json
 import random
 from pathlib import Path
@@ -26,6 +25,7 @@ from qa.compression.fake_quant import calibrate_observers, observe_together, res
 from qa.compression.pruning import check_pruners, keep_zeros, pruner_state, restore_pruner, scores_by_gradients
 from qa.corrections.accelerate import mixed_precision
 from qa.corrections.inc import align_weight_quantizers, count_masks_once, loading_instructions
+from qa.corrections.optimum import no_step_behind
 from qa.corrections.torch_training import fast_steps
 from qa.models.compressed import drop_stale_weights, load_pickled
 from qa.models.inputs import TEACHER_TYPES
@@ -39,7 +39,7 @@ from qa.training.batches import (
     calibration_batches,
     features_per_epoch,
     share_of_last_batch,
-    steps_per_epoch,
+    steps_of_training,
 )
 from qa.training.callbacks import (
     BeforeConversion,
@@ -149,7 +149,11 @@ class CompressingTrainer(INCTrainer):
             torch.manual_seed(self.args.seed + self.args.process_index)
         if resume_from_checkpoint and self.is_world_process_zero():
             print(f"note: the training goes on from {resume_from_checkpoint}")
-        trained = super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
+        epoch_steps, last_step = 1, self.args.max_steps
+        if has_length(self.train_dataset):
+            epoch_steps, last_step = steps_of_training(self.args, len(self.train_dataset))
+        with no_step_behind(last_step, epoch_steps):
+            trained = super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
         if self.is_world_process_zero():
             with written_beside(self.args.output_dir) as folder:
                 self.state.save_to_json(folder / TRAINER_STATE_NAME)
@@ -193,20 +197,10 @@ class CompressingTrainer(INCTrainer):
                 torch.save(self.optimizer.state_dict(), folder / OPTIMIZER_NAME)
                 torch.save(self.lr_scheduler.state_dict(), folder / SCHEDULER_NAME)
                 torch.save(progress, folder / PROGRESS_NAME)
-                self._state_to_go_on_from().save_to_json(folder / TRAINER_STATE_NAME)
+                self.state.save_to_json(folder / TRAINER_STATE_NAME)
                 if run := read_run(self.args.output_dir):
                     write_text(folder / RUN_FILE, json.dumps({"made_from": run["made_from"]}))
             self._rotate_checkpoints(output_dir=self.args.output_dir)
-
-    def _state_to_go_on_from(self):
-        """Return the loop's state for a checkpoint; where the training is over, with the step that ends the epoch.
-
-        Going on from the middle of an epoch, the loop takes one more step before it sees that none is left.
-        """
-        if self.state.global_step < self.state.max_steps or not has_length(self.train_dataset):
-            return self.state
-        rest = -self.state.global_step % steps_per_epoch(self.args, len(self.train_dataset))
-        return dataclasses.replace(self.state, global_step=self.state.global_step + rest)
 
     def _sorted_checkpoints(self, *args, **kwargs):
         # Trainer's also names checkpoint-3-best, which is somebody's own, and removes it as an old one.

@@ -48,12 +48,13 @@ def test_only_what_is_not_used_is_left_out(tokenizer):
 
 
 def test_an_operator_that_took_a_relu_in_counts_as_well():
-    from torch.ao.nn.intrinsic.qat import LinearReLU
+    from torch.ao.nn import intrinsic
     from torch.ao.quantization import get_default_qat_qconfig
 
-    fused = LinearReLU(4, 2, qconfig=get_default_qat_qconfig("x86"))
-    model = torch.nn.ModuleDict({"first": fused, "qa_outputs": torch.nn.Linear(2, 2)})
-    assert list(prunable_weights(model)) == ["first"]
+    fake_quant = intrinsic.qat.LinearReLU(4, 2, qconfig=get_default_qat_qconfig("x86"))
+    fp32 = intrinsic.LinearReLU(torch.nn.Linear(2, 2), torch.nn.ReLU())
+    model = torch.nn.ModuleDict({"first": fake_quant, "second": fp32, "qa_outputs": torch.nn.Linear(2, 2)})
+    assert list(prunable_weights(model)) == ["first", "second.0"]
 
 
 def test_a_model_without_a_linear_operator_in_fp32_has_none_that_is_unused(tokenizer):
