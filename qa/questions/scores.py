@@ -6,6 +6,8 @@ Does not belong here: the metrics themselves (`squad_metric.py`, which `evaluate
 
 import pyarrow.compute as pc
 
+from qa.start.process import is_first_process
+
 
 def compute_metrics(examples, answers, null_score_diff_threshold=0.0):
     """Score answers with the functions behind the project's `evaluate` module (`squad_metric.py`).
@@ -30,8 +32,11 @@ def compute_metrics(examples, answers, null_score_diff_threshold=0.0):
 
 
 def score(examples, answers, data_args):
-    """Score answers if every example says what is right, else return no metrics."""
+    """Score answers if every example says what is right, else return no metrics, with a note where some do."""
     golds = examples["answers"]
-    if all(gold is not None and (gold["text"] or data_args.version_2_with_negative) for gold in golds):
+    lacking = sum(gold is None or not (gold["text"] or data_args.version_2_with_negative) for gold in golds)
+    if not lacking:
         return compute_metrics(examples, answers, data_args.null_score_diff_threshold)
+    if lacking < len(golds) and is_first_process():
+        print(f"note: {lacking} of {len(golds)} questions say nothing of right answers, so that none is scored")
     return {}

@@ -253,11 +253,15 @@ def scored(golds, null_odds=None, threshold=0.0):
 CAT, NONE = {"text": ["cat"]}, {"text": []}
 
 
-def test_only_questions_that_all_say_what_is_right_are_scored():
+def test_only_questions_that_all_say_what_is_right_are_scored(capsys):
     assert scored([CAT, {"text": ["dog", "cat"]}]) == {"exact_match": 100, "f1": 100}
     assert scored([CAT, {"text": ["dog"]}]) == {"exact_match": 50, "f1": 50}
     for golds in ([CAT, NONE], [None, CAT]):
         assert scored(golds) == {}
+        note = "note: 1 of 2 questions say nothing of right answers, so that none is scored\n"
+        assert capsys.readouterr().out == note
+    assert scored([None, None]) == {}
+    assert capsys.readouterr().out == ""
     assert scored([CAT, None], [0.0, 0.0]) == {}
     # In SQuAD 2.0 that there is no answer may be what is right.
     assert scored([CAT, NONE], [0.0, 0.0])["exact"] == 50
