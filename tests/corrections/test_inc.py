@@ -62,8 +62,10 @@ def test_fake_quant_rounds_as_the_conversion_and_hides_no_weight_from_pruning(sc
 
 
 @pytest.mark.parametrize("level", ["ERROR", "INFO"])
-def test_what_inc_prints_of_an_exception_is_kept(level, monkeypatch, capsys):
-    from neural_compressor import PostTrainingQuantConfig, quantization
+def test_what_inc_prints_of_an_exception_is_kept(level, monkeypatch, capsys, tmp_path):
+    from neural_compressor import PostTrainingQuantConfig, quantization, set_workspace
+
+    set_workspace(str(tmp_path))
 
     class Broken(torch.nn.Module):
         def __init__(self):
