@@ -96,7 +96,8 @@ def prune(model, sparsity):
 def settle_training(run):
     """Find out whether there is a training, refuse what goes with none, and tell the training's arguments."""
     data_args, training_args, optimization_args = run.data_args, run.training_args, run.optimization_args
-    asked = [flag for flag in optimization_args.given if run.arguments.get(flag) not in (None, False, 0, "no")]
+    values = run.arguments
+    asked = [flag for flag in optimization_args.given if values.get(flag) not in (None, False, 0, "no")]
     for flag in filter(asked.__contains__, OF_QUESTIONS):
         raise UsageError(f"--{flag} is about questions, and no question is answered here; leave it out")
     for flag in filter(asked.__contains__, OF_DROPOUT):

@@ -59,11 +59,9 @@ def exporter_of(model, name, columns):
         ) from error
     exporter = constructor(model.config)
     # A column that the graph lacks would be dropped, and what nobody gives made up, both in silence.
-    taken, left_out = {*exporter.inputs}, {"attention_mask"}
-    if kind not in _TYPES_AS_WORDS:
-        left_out.add("token_type_ids")
-    odd = {*columns} - taken | taken - {"input_ids", *left_out, *columns}
-    if odd:
+    given, taken = {*columns}, {*exporter.inputs}
+    left_out = {"attention_mask"} if kind in _TYPES_AS_WORDS else {"attention_mask", "token_type_ids"}
+    if given - taken or taken - given - left_out:
         raise UsageError(
             f"--model_name_or_path {name}: its tokenizer gives {', '.join(columns)}, and the graph that optimum-onnx "
             f"makes of {kind} models takes {', '.join(exporter.inputs)}; use another kind of model"

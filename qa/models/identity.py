@@ -80,7 +80,8 @@ def made_from(run):
     waits = run.training_args.lr_scheduler_type == "reduce_lr_on_plateau"
     if waits or "accuracy_criterion" in run.settings.get("quantization", {}):
         inputs["--validation_file or --dataset_name"] = digest(run.examples.get("validation"))
-        settings |= {name: run.arguments[name] for name in OF_SCORES}
+        arguments = run.arguments
+        settings |= {name: arguments[name] for name in OF_SCORES}
     found = {
         "settings": {**settings, **run.settings},
         "inputs": inputs,

@@ -11,11 +11,10 @@ from pathlib import Path
 
 from qa.questions.columns import ExampleError
 from qa.questions.files import FileError, rows_of_file, table_rows
+from qa.start.arguments import TEXT_FILE_SUFFIXES
 from qa.start.errors import UsageError
 from qa.start.hub_answers import why_not_given
 from qa.start.paths import is_lfs_pointer, kind_of
-
-SUFFIXES = (".json", ".jsonl", ".csv", ".parquet", ".txt")
 
 
 def rows_of_split(rows_of, split, source):
@@ -48,7 +47,7 @@ def open_data_set(data_args, model_args):
     if name in datasets.packaged_modules._PACKAGED_DATASETS_MODULES:
         # One of these readers, "pandas", unpickles whatever lies in the working directory.
         raise UsageError(f"--dataset_name {name} is a file format, no data set; give --train_file and its like")
-    if kind_of(name) == "file" and name.endswith(SUFFIXES):
+    if kind_of(name) == "file" and name.endswith(TEXT_FILE_SUFFIXES):
         raise UsageError(f"--dataset_name {name} is a file; give it to --train_file, --validation_file or --test_file")
     saved = any((Path(name) / marker).is_file() for marker in ("dataset_dict.json", "state.json"))
     if kind_of(name) == "folder":
@@ -103,7 +102,7 @@ def _files_of_folder(name):
     with contextlib.suppress(Exception):  # there is nothing, or names that no pattern fits
         files = DataFilesDict.from_patterns(get_data_patterns(name), base_path=name)
         files = {str(split): sorted(map(str, paths)) for split, paths in files.items()}
-        if all(path.endswith(SUFFIXES) for paths in files.values() for path in paths):
+        if all(path.endswith(TEXT_FILE_SUFFIXES) for paths in files.values() for path in paths):
             return files
     return None
 

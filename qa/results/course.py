@@ -51,8 +51,8 @@ def read_inputs(run, splits, int8_too=False, load=load_examples):
             teacher, run.tokenizer, run.model_args
         )
     run.made_from = made_from(run)
-    named = {flag: run.arguments.get(flag) for flag in INPUTS}
-    inputs = [(flag, name) for flag, name in named.items() if name and kind_of(name)]
+    arguments = run.arguments
+    inputs = [(flag, arguments[flag]) for flag in INPUTS if arguments.get(flag) and kind_of(arguments[flag])]
     if run.model_args.cache_dir:
         inputs.append(("cache_dir", run.model_args.cache_dir))
     if resumes_here(run):

@@ -24,6 +24,8 @@ HUB_NAMES = ("model_name_or_path", "config_name", "tokenizer_name", "dataset_nam
 # The argument that names the file of a split.
 FILE_FLAGS = {"train": "train_file", "validation": "validation_file", "test": "test_file"}
 DATA_FILE_SUFFIXES = (".json", ".jsonl", ".csv", ".parquet")
+# Of files to learn a language from as well.
+TEXT_FILE_SUFFIXES = (*DATA_FILE_SUFFIXES, ".txt")
 # Larger numbers are slips of the pen, and overflow somewhere inside the libraries.
 LARGEST = 2**31 - 1
 MOST_WORKERS = 1024
@@ -306,7 +308,7 @@ def _check_data_arguments(data_args, training_args, takes_questions):
             continue
         if kind_of(path) != "file":
             raise UsageError(f"--{name} {path}: there is no such file")
-        suffixes = DATA_FILE_SUFFIXES if takes_questions else (*DATA_FILE_SUFFIXES, ".txt")
+        suffixes = DATA_FILE_SUFFIXES if takes_questions else TEXT_FILE_SUFFIXES
         if not path.endswith(suffixes):
             raise UsageError(f"--{name} {path}: the name must end in one of {', '.join(suffixes)}")
     if takes_questions and data_args.dataset_name is None:

@@ -167,8 +167,9 @@ def _conditions_of_ours(run, trains):
     static = quantizes and not trains and getattr(optimization_args, "quantization_approach", "static") == "static"
     saves = trains or quantizes or hasattr(optimization_args, "export_format") or not optimization_args.takes_questions
     of_bf16 = "--do_train" if hasattr(optimization_args, "apply_pruning") else "--apply_quantization"
-    names = {name: run.arguments.get(name) for name in HUB_NAMES}
-    on_hub = {flag for flag, name in names.items() if name is not None and kind_of(name) is None}
+    arguments = run.arguments
+    names = {flag: arguments[flag] for flag in HUB_NAMES if arguments.get(flag) is not None}
+    on_hub = {flag for flag, name in names.items() if kind_of(name) is None}
     return {
         "model_revision": (on_hub - {"dataset_name"}, "a model on the hub"),
         "use_auth_token": (on_hub, "a model or a data set on the hub"),

@@ -59,6 +59,13 @@ def written(model, ids, path):
     return onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"]), found
 
 
+def outputs_of(session, model):
+    """What ONNX Runtime and PyTorch make of the same rows, other ones than in `quantized`."""
+    ids = torch.randint(50, (2, 30))
+    with torch.no_grad():
+        return session.run(None, {"ids": ids.numpy()})[0], model(ids).numpy()
+
+
 def test_static_operators_give_the_same_numbers_from_the_same_weights(tmp_path):
     model, ids = quantized(get_default_qconfig("x86"))
     part = model[0]
@@ -69,9 +76,8 @@ def test_static_operators_give_the_same_numbers_from_the_same_weights(tmp_path):
     assert (spelled - expected).abs().max() < 1e-6
     spelled = spell_out(copy.deepcopy(model), "out")
     session, found = written(spelled, ids, tmp_path / "model.onnx")
-    other = torch.randint(50, (2, 30))
-    with torch.no_grad():
-        assert np.abs(session.run(None, {"ids": other.numpy()})[0] - model(other).numpy()).max() < 1e-6
+    given, expected = outputs_of(session, model)
+    assert np.abs(given - expected).max() < 1e-6
 
     for name in ("first", "second"):
         weight = getattr(part, name).weight()
@@ -106,10 +112,7 @@ def test_a_relu_goes_along_with_its_product(linear, tmp_path):
     model, ids = quantized(linear, torch.nn.ReLU)
     assert type(model[0].first).__name__ == "LinearReLU"
     session, _ = written(spell_out(copy.deepcopy(model), "out"), ids, tmp_path / "model.onnx")
-    other = torch.randint(50, (2, 30))
-    with torch.no_grad():
-        expected = model(other).numpy()
-    found = session.run(None, {"ids": other.numpy()})[0]
+    found, expected = outputs_of(session, model)
     # Without the ReLU: 0.93 and more.
     assert np.abs(found - expected).mean() < 0.03 * expected.std()
 
@@ -119,10 +122,7 @@ def test_dynamic_operators_take_their_scales_from_the_batch(tmp_path):
     part = model[0]
     session, found = written(spell_out(copy.deepcopy(model), "out"), ids, tmp_path / "model.onnx")
     assert np.array_equal(found["0.first.weight"], part.first.weight().int_repr().numpy().T)
-    other = torch.randint(50, (2, 30))
-    with torch.no_grad():
-        expected = model(other).numpy()
-    found = session.run(None, {"ids": other.numpy()})[0]
+    found, expected = outputs_of(session, model)
     # Not the same roundings of the activations: measured 0.021.
     assert np.abs(found - expected).mean() < 0.03 * expected.std()
     kinds = [node.op_type for node in onnx.load(tmp_path / "model.onnx").graph.node]
