@@ -34,8 +34,8 @@ def distillation_config(settings, teacher):
         teacher_model=teacher,
         criterion=KnowledgeDistillationLossConfig(
             temperature=settings["temperature"],
-            loss_types=list(settings["loss_types"]),
-            loss_weights=list(settings["loss_weights"]),
+            loss_types=settings["loss_types"],
+            loss_weights=settings["loss_weights"],
         ),
         optimizer={},
     )

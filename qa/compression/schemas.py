@@ -1,6 +1,6 @@
 """What may stand in YAML files, as pydantic models: one for each configuration, and one for INC's older layout.
 
-Belongs here: keys, and the values that each may have.
+Belongs here: keys, the values that each may have, and what to say where pydantic says too little.
 Does not belong here: reading files and saying what is wrong in them (`settings.py`), and what pruning settings mean
 together (`schedule.py`).
 """
@@ -10,7 +10,8 @@ import sys
 from typing import Annotated, Any, Literal
 
 import pydantic
-from pydantic import AfterValidator, BeforeValidator, Discriminator, Field, Tag
+from pydantic import AfterValidator, BeforeValidator, Field
+from pydantic_core import PydanticCustomError
 
 from qa.compression.schedule import PRUNING_APPROACHES, share_of_pattern
 
@@ -18,15 +19,15 @@ from qa.compression.schedule import PRUNING_APPROACHES, share_of_pattern
 def _compiled(text):
     try:
         re.compile(text)
-    except (re.error, OverflowError, RecursionError) as error:
-        raise ValueError from error
+    except (re.error, TypeError, OverflowError, RecursionError) as error:
+        raise ValueError("give a regular expression (as '.*query')") from error
     return text
 
 
 def _checked_pattern(text):
-    blocks = re.fullmatch(r"(tile_pattern_)?(channelx1|1xchannel|[1-9]\d{0,3}x[1-9]\d{0,3})", text, re.ASCII)
-    if not (blocks or text == "mha" or 0 < share_of_pattern(text) < 1):
-        raise ValueError
+    blocks = re.fullmatch(r"(tile_pattern_)?(channelx1|1xchannel|[1-9]\d{0,3}x[1-9]\d{0,3})", str(text), re.ASCII)
+    if not (blocks or text == "mha" or 0 < share_of_pattern(str(text)) < 1):
+        raise ValueError("give NxM (as 4x1), channelx1, 1xchannel, mha, or N:M with N below M (as 2:4)")
     return text.removeprefix("tile_pattern_")
 
 
@@ -36,26 +37,18 @@ def _operators_of(names):
 
 
 def _one_or_more(*allowed):
-    one = Annotated[Literal[allowed], Tag("one")]
-    more = Annotated[list[Literal[allowed]], Field(min_length=1), Tag("more")]
-    return Annotated[one | more, Discriminator(lambda value: "more" if isinstance(value, list) else "one")]
+    return Literal[allowed] | Annotated[list[Literal[allowed]], Field(min_length=1)]
 
 
-def _number(kind, text, **bounds):
-    """Beyond `maxsize` are only slips of the pen, and infinity."""
-    return Annotated[kind, Field(description=text, **{"le": sys.maxsize, **bounds})]
-
-
-# Of each type the description, if it has one, is what messages say is allowed.
-_Share = _number(float, "a number of at least 0 and below 1", ge=0, lt=1)
-_UpToOne = _number(float, "a number of at least 0 and at most 1", ge=0, le=1)
-_NotNegative = _number(float, "a number of at least 0", ge=0)
-_AboveZero = _number(float, "a number above 0", gt=0)
-_Step = _number(int, "a whole number of at least 0", ge=0)
-_Count = _number(int, "a whole number of at least 1", ge=1)
-_Regex = Annotated[str, AfterValidator(_compiled), Field(description="a regular expression (as '.*query')")]
-_PATTERNS = "NxM (as 4x1), channelx1, 1xchannel, mha, or N:M with N below M (as 2:4)"
-_Pattern = Annotated[str, AfterValidator(_checked_pattern), Field(description=_PATTERNS)]
+_Share = Annotated[float, Field(ge=0, lt=1)]
+_UpToOne = Annotated[float, Field(ge=0, le=1)]
+_NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+_AboveZero = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+# Beyond `maxsize` are only slips of the pen.
+_Step = Annotated[int, Field(ge=0, le=sys.maxsize)]
+_Count = Annotated[int, Field(ge=1, le=sys.maxsize)]
+_Regex = Annotated[str, BeforeValidator(_compiled)]
+_Pattern = Annotated[str, BeforeValidator(_checked_pattern)]
 # To Python, and to pydantic, True is 1.
 _NotBool = BeforeValidator(lambda value: str(value) if isinstance(value, bool) else value)
 # INC's `hawq_v2` needs a Python function, and 3.7.1 comes without `tpe`.
@@ -64,11 +57,17 @@ _Objective = _one_or_more("performance", "accuracy", "modelsize", "footprint")
 _Unused = Annotated[Any, AfterValidator(lambda _, info: info.context.append(info.field_name)), Field(exclude=True)]
 
 
-class _Mapping(pydantic.BaseModel, extra="forbid", strict=True):
+class _Mapping(pydantic.BaseModel, strict=True):
     @pydantic.model_validator(mode="before")
     @classmethod
-    def _empty(cls, values):
-        return {} if values is None else values
+    def _known_keys(cls, values):
+        """Say of other keys which there are: pydantic does not."""
+        keys, values = ", ".join(cls.model_fields), {} if values is None else values
+        if not isinstance(values, dict):
+            raise ValueError(f"give a mapping with keys among: {keys}")
+        for key in (key for key in values if key not in cls.model_fields):
+            raise PydanticCustomError("unknown_key", "allowed here: {keys}", {"key": key, "keys": keys})
+        return values
 
 
 def _mapping(*unused, base=_Mapping, **fields):
@@ -84,12 +83,9 @@ _Side = _mapping(
     algorithm=_one_or_more("minmax", "kl"),
 )
 _Operator = _mapping(weight=_Side, activation=_Side)
-_Operators = Annotated[dict[_Regex, _Operator], Field(description="a mapping from regular expressions for operators")]
+_Operators = dict[_Regex, _Operator]
 _Fp32 = _mapping(dtype=_one_or_more("fp32"))
-_LeftOut = Annotated[
-    dict[_Regex, _mapping(weight=_Fp32, activation=_Fp32)],
-    Field(description="a mapping from regular expressions for operators that stay in fp32"),
-]
+_LeftOut = dict[_Regex, _mapping(weight=_Fp32, activation=_Fp32)]
 _Accuracy = _mapping(criterion=Literal["relative", "absolute"], tolerable_loss=_NotNegative, higher_is_better=bool)
 _Tuning = _mapping(max_trials=_Count, timeout=_NotNegative, strategy=_Strategy, objective=_Objective)
 
@@ -172,7 +168,7 @@ class Pruner(_Mapping):
 class Pruning(Pruner):
     """What holds everywhere, and what for some operators."""
 
-    pruning_configs: list[Pruner] = Field(None, description="a list of mappings")
+    pruning_configs: list[Pruner] = None
     # Arguments of INC's parse_auto_slim_config: shares of heads and of feed-forward channels.
     auto_slim: _mapping(mha_sparsity=_Share, ffn2_sparsity=_Share) = None
 
@@ -181,8 +177,8 @@ class Loss(_Mapping):
     """Keys of INC's KnowledgeDistillationLossConfig."""
 
     temperature: _AboveZero = None
-    loss_types: tuple[Literal["CE", "MSE"], Literal["CE", "KL", "MSE"]] = Field(None, strict=False)
-    loss_weights: tuple[_UpToOne, _UpToOne] = Field(None, strict=False)
+    loss_types: list[Literal["CE", "KL", "MSE"]] = Field(None, min_length=2, max_length=2)
+    loss_weights: list[_UpToOne] = Field(None, min_length=2, max_length=2)
 
 
 class Distillation(Loss):
@@ -232,9 +228,7 @@ _OlderPruner = pydantic.create_model(
         for old, new in OLDER_PRUNER_KEYS.items()
     },
 )
-_Compression = _mapping(
-    base=_OlderPruner, pruners=Annotated[list[_OlderPruner], Field(description="a list of mappings")]
-)
+_Compression = _mapping(base=_OlderPruner, pruners=list[_OlderPruner])
 
 
 class OlderLayout(_mapping("version", "model", "device", "evaluation")):

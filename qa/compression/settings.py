@@ -52,7 +52,7 @@ def _read(path, model, section):
     try:
         checked = model.model_validate(values, context=unused)
     except pydantic.ValidationError as error:
-        raise _refusal(path, lines, model.model_json_schema(), error.errors()[0]) from error
+        raise _refusal(path, lines, error.errors()[0]) from error
     values = checked.model_dump(mode="json", exclude_unset=True, by_alias=True)
     if older and section not in values:
         found = ", ".join(values) or "no section"
@@ -62,50 +62,25 @@ def _read(path, model, section):
     return _File(path, values, older, lines, unused)
 
 
-def _refusal(path, lines, schema, problem):
-    """Put the first of pydantic's errors into a line; what is allowed there says the JSON schema of the model."""
-    loc, known, trail, names = problem["loc"], schema["$defs"], (), ["the file"]
-    of_a_key = loc[-1:] == ("[key]",)
-    for part in loc[:-1] if of_a_key or problem["type"] == "missing" else loc:
-        around, schema = schema, _inside(schema, part, known)
-        if (*trail, part) in lines:  # else it tells which of "one" and "more"
-            trail += (part,)
-            names += [part] if isinstance(part, str) else []
+def _refusal(path, lines, problem):
+    """Put one of pydantic's errors into a line."""
+    loc, context, found = problem["loc"], problem.get("ctx", {}), problem["input"]
+    if problem["type"] == "unknown_key":
+        loc = (*loc, context["key"])
+    trail = ()
+    for part in loc:  # some parts name the kinds that a union tried
+        trail += (part,) if (*trail, part) in lines else ()
+    names = ["the file", *(part for part in trail if isinstance(part, str))]
+    # Without the "Value error" that pydantic puts before texts of our own.
+    text = str(context.get("error", problem["msg"])).replace("Input should", "it should", 1)
     key_line, value_line = lines[trail]
-    if of_a_key or problem["type"] == "extra_forbidden":
-        text = f"unknown key {names[-1]!r:.100} in {names[-2]}; allowed here: {_allowed(around, known)}"
-        return UsageError(f"{path}, line {key_line}: {text}")
-    found, allowed = _found(problem["input"]), _allowed(schema, known)
-    return UsageError(f"{path}, line {value_line}: {names[-1]} is {found}; give {allowed}")
-
-
-def _inside(schema, part, known):
-    """Return the JSON schema of a part of what a schema is for, or the schema itself."""
-    schema = known.get(schema.get("$ref", "").rpartition("/")[2], schema)
-    inner = {**schema.get("properties", {}), **dict(enumerate(schema.get("prefixItems", ())))}
-    inner |= dict(zip(("one", "more"), schema.get("oneOf", ()), strict=False))
-    return inner.get(part) or schema.get("items") or schema.get("additionalProperties") or schema
-
-
-def _allowed(schema, known):
-    """Put a JSON schema into words."""
-    schema = {**known.get(schema.get("$ref", "").rpartition("/")[2], {}), **schema}
-    if "properties" in schema:
-        return f"a mapping with keys among: {', '.join(schema['properties'])}"
-    if "description" in schema or schema.get("type") == "boolean":
-        return schema.get("description", "true or false")
-    if "items" in schema:
-        return f"a list, each item {_allowed(schema['items'], known)}"
-    if "prefixItems" in schema:
-        items = [_allowed(item, known) for item in schema["prefixItems"]]
-        return f"a list of {len(items)}: {'; '.join(items)}"
-    return f"one of {', '.join(map(str, schema.get('enum', [schema.get('const')])))}"
-
-
-def _found(value):
-    if isinstance(value, dict | list):
-        return "a mapping" if isinstance(value, dict) else f"a list of {len(value)}"
-    return "empty" if value is None else f"{value!r:.100}"
+    if problem["type"] == "unknown_key" or loc[-1:] == ("[key]",):
+        return UsageError(f"{path}, line {key_line}: unknown key {names[-1]!r:.100} in {names[-2]}; {text}")
+    if isinstance(found, dict | list):
+        found = "a mapping" if isinstance(found, dict) else f"a list of {len(found)}"
+    else:
+        found = "empty" if found is None else f"{found!r:.100}"
+    return UsageError(f"{path}, line {value_line}: {names[-1]} is {found}; {text}")
 
 
 def _shown(value):
@@ -298,10 +273,8 @@ def distillation_settings(path=CONFIG_DIR / "distillation.yml"):
     weights = settings["loss_weights"]
     if sum(weights) != 1:  # INC compares exactly, too; two decimals that sum to 1 do so as floats
         raise UsageError(f"{file.named('loss_weights')} is {weights}; give two that sum to 1")
-    if settings["loss_types"][0] == "MSE" and weights[0] > 0:
-        place, _, _ = file.named("loss_types").rpartition("loss_types")
-        raise UsageError(
-            f"{place}the first of loss_types is 'MSE', but right answers are places in a text, not "
-            "values: give CE, or 0 as the first of loss_weights"
-        )
+    kinds = settings["loss_types"]
+    if kinds[0] == "KL" or (kinds[0] == "MSE" and weights[0] > 0):
+        place = file.named("loss_types")
+        raise UsageError(f"{place} is {kinds}; right answers take CE: give it first, or MSE where its weight is 0")
     return settings

@@ -291,7 +291,7 @@ def test_a_teacher_whose_tokenizer_makes_no_types_gets_none_of_the_students(toke
 
 
 def test_inc_is_told_the_settings_of_the_distillation(teacher):
-    settings = {"temperature": 3.0, "loss_types": ("CE", "KL"), "loss_weights": (0.25, 0.75)}
+    settings = {"temperature": 3.0, "loss_types": ["CE", "KL"], "loss_weights": [0.25, 0.75]}
     config = distillation.distillation_config(settings, teacher)
     assert config.teacher_model is teacher
     assert config.optimizer == {}
