@@ -16,7 +16,6 @@ of IPEX, dynamic int8 in OpenVINO, and an engine that is not installed (requirem
 requirements-openvino.txt).
 """
 
-import sys
 from dataclasses import dataclass, field
 
 from qa.compression.settings import CONFIG_DIR, find_config, quantization_settings
@@ -174,7 +173,6 @@ def main():
 
     # The heavy libraries are loaded only now that nothing more can be said about the input.
     from qa.compression.sparsity import sparsity_report
-    from qa.models.engine_quantization import CriterionError
     from qa.models.engines import export, exporter_of, load_exported
     from qa.results.evaluation import f1_of_trials, prepare_evaluation
     from qa.results.files import save_results
@@ -191,11 +189,7 @@ def main():
     if "accuracy_criterion" in settings:
         tuning = f1_of_trials(evaluated["eval"], run.data_args), evaluated["eval"].batches
     if not done:
-        try:
-            export(run, exported, exporter, calibration, tuning)
-        except CriterionError:
-            print("no trial met the accuracy criterion; nothing was saved")
-            sys.exit(1)
+        export(run, exported, exporter, calibration, tuning)
         with saving(run.output_dir):
             run.tokenizer.save_pretrained(run.output_dir)
     # What is verified and evaluated is what its users will load.

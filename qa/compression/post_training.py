@@ -20,7 +20,7 @@ from qa.corrections.torch_dynamic import eight_bits
 from qa.corrections.torch_tracer import trace_without_stacks
 from qa.models.compressed import drop_stale_weights
 from qa.start.cpu import processor
-from qa.start.errors import UsageError
+from qa.start.errors import CriterionError, UsageError
 from qa.start.writing import written_beside
 
 # Largest difference between the logits in memory and after loading that counts as the same model.
@@ -73,9 +73,10 @@ def quantize(model, config, output_dir, calibration=None, score=None, minmax_ran
         minmax_ranges: what INC's algorithm `minmax` takes for the ranges of activations, `whole` or `narrowed`.
 
     Returns:
-        The quantized model in evaluation mode, or `None` if no trial met the criterion; nothing is saved then.
+        The quantized model in evaluation mode.
 
     Raises:
+        CriterionError: no trial met the criterion; nothing is saved.
         UsageError: INC cannot quantize the model; the message holds its reason.
         Exception: whatever `score` raises in a trial.
     """
@@ -115,7 +116,7 @@ def quantize(model, config, output_dir, calibration=None, score=None, minmax_ran
                     raise kept[-1] if isinstance(kept[-1], UsageError) else _reason(kept[-1]) from kept[-1]
                 if score is None:
                     raise
-                return None  # no trial met the criterion
+                raise CriterionError from error
     drop_stale_weights(output_dir)
     return quantizer._quantized_model.eval()
 

@@ -14,14 +14,10 @@ from typing import NamedTuple
 import numpy as np
 
 from qa.models.engine_runs import LOGITS, run_of_onnx, run_of_openvino
-from qa.start.errors import UsageError
+from qa.start.errors import CriterionError, UsageError
 
 # INC's default for what may be lost, too: a hundredth of the original's F1.
 TOLERABLE_LOSS = 0.01
-
-
-class CriterionError(Exception):
-    """No mix of int8 and fp32 operators met the accuracy criterion."""
 
 
 class Trials(NamedTuple):

@@ -14,7 +14,7 @@ import traceback
 from datetime import timedelta
 from pathlib import Path
 
-from qa.start.errors import SaveError, UsageError
+from qa.start.errors import CriterionError, SaveError, UsageError
 from qa.start.output import leave_folders
 from qa.start.process import is_first_process
 
@@ -25,7 +25,7 @@ LINGER = 2.0
 def command(main):
     """Decorate `main` so that errors end the process with one line on standard error.
 
-    The exit code is 2 for a `UsageError`, 1 for a `SaveError`, and 130 for Ctrl-C. Of several processes of one run the
+    The exit code is 2 for a `UsageError`, 1 for the others, and 130 for Ctrl-C. Of several processes of one run the
     first alone prints, and the one that fails first ends all, with its line and its code.
     """
 
@@ -43,6 +43,9 @@ def command(main):
             return result
         except (UsageError, SaveError) as error:
             code, line = 2 if isinstance(error, UsageError) else 1, f"error: {rank}{error}"
+        except CriterionError:
+            print("no trial met the accuracy criterion; nothing was saved")
+            code, line = 1, ""
         except BrokenPipeError:
             # Nobody reads what is printed any more, as behind `| head`.
             os.dup2(os.open(os.devnull, os.O_WRONLY), 1)

@@ -1,4 +1,4 @@
-"""How a run says that it cannot go on: two kinds of errors, each one line for the user.
+"""How a run says that it cannot go on: errors that are one line for the user.
 
 Belongs here: the errors that any room may raise.
 Does not belong here: what happens to them (`command.py`).
@@ -23,3 +23,7 @@ class UsageError(Exception):
 
 class SaveError(Exception):
     """Something that a run made cannot be written, for want of room or rights."""
+
+
+class CriterionError(Exception):
+    """No mix of int8 and fp32 operators met the accuracy criterion."""

@@ -6,9 +6,9 @@ import pytest
 import torch
 from onnx import numpy_helper
 
-from qa.models.engine_quantization import CriterionError, Trials, quantize_onnx, quantize_openvino
+from qa.models.engine_quantization import Trials, quantize_onnx, quantize_openvino
 from qa.models.engine_runs import LOGITS, run_of_onnx, run_of_openvino
-from qa.start.errors import UsageError
+from qa.start.errors import CriterionError, UsageError
 
 
 class Model(torch.nn.Module):
