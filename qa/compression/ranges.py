@@ -71,12 +71,10 @@ def narrowed_ranges(observers, batches=1):
     def narrow(observer, inputs):
         ranges[observer] += narrowed(inputs[0].flatten(0, -2), tokens)
 
-    hooks = [observer.register_forward_pre_hook(narrow) for observer in ranges]
-    try:
+    with contextlib.ExitStack() as hooks:
+        for observer in ranges:
+            hooks.enter_context(observer.register_forward_pre_hook(narrow))
         yield
-    finally:
-        for hook in hooks:
-            hook.remove()
     for observer, ends in ranges.items():
         if ends:
             getattr(observer, "activation_post_process", observer).reset_min_max_vals()

@@ -106,12 +106,10 @@ def _scaled(operators, factors):
     def hook_of(number):
         return lambda _, inputs: (inputs[0] * factors(number, inputs[0]),)
 
-    hooks = [operator.register_forward_pre_hook(hook_of(number)) for number, operator in enumerate(operators)]
-    try:
+    with contextlib.ExitStack() as hooks:
+        for number, operator in enumerate(operators):
+            hooks.enter_context(operator.register_forward_pre_hook(hook_of(number)))
         yield
-    finally:
-        for hook in hooks:
-            hook.remove()
 
 
 def importance(model, batches):
