@@ -18,7 +18,7 @@ requirements-openvino.txt).
 
 from dataclasses import dataclass, field
 
-from qa.compression.settings import CONFIG_DIR, find_config, quantization_settings
+from qa.compression.settings import find_config, quantization_settings
 from qa.corrections.ipex import without_ipex
 from qa.models.compressed import is_dynamic, is_ipex, load_compressed
 from qa.models.loading import is_int8, name_on_hub
@@ -157,7 +157,7 @@ def main():
     check_effects(run)
     export_format, quantizing = optimization_args.export_format, optimization_args.apply_quantization
     check_extra(export_format)
-    path = find_config(optimization_args.quantization_config or CONFIG_DIR / "quantization.yml", "quantization_config")
+    path = find_config(optimization_args, "quantization_config", "quantization.yml")
     settings = quantization_settings(export_format, path) if quantizing else {}
     check_criterion(settings, path, training_args.do_eval)
     run.settings["quantization"] = settings

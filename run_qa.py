@@ -15,13 +15,7 @@ import os
 from dataclasses import dataclass, field
 
 from qa.compression.schedule import PRUNING_APPROACHES, fit_schedule
-from qa.compression.settings import (
-    CONFIG_DIR,
-    distillation_settings,
-    find_config,
-    quantization_settings,
-    settings_for_pruning,
-)
+from qa.compression.settings import distillation_settings, find_config, quantization_settings, settings_for_pruning
 from qa.corrections.ipex import without_ipex
 from qa.corrections.launchers import others_are_missing
 from qa.corrections.py_cpuinfo import ask_about_processor
@@ -132,11 +126,11 @@ def settings_of(optimization_args):
     """Read the settings of what is applied from configuration files, as a dictionary."""
     settings = {}
     if optimization_args.apply_quantization:
-        path = optimization_args.quantization_config or CONFIG_DIR / "quantization.yml"
-        settings["quantization"] = quantization_settings("qat", find_config(path, "quantization_config"))
+        path = find_config(optimization_args, "quantization_config", "quantization.yml")
+        settings["quantization"] = quantization_settings("qat", path)
     if optimization_args.apply_distillation:
-        path = optimization_args.distillation_config or CONFIG_DIR / "distillation.yml"
-        settings["distillation"] = distillation_settings(find_config(path, "distillation_config"))
+        path = find_config(optimization_args, "distillation_config", "distillation.yml")
+        settings["distillation"] = distillation_settings(path)
         for flag in ("apply_quantization", "generate_teacher_logits"):
             if "intermediate" in settings["distillation"] and getattr(optimization_args, flag):
                 raise UsageError(

@@ -10,7 +10,7 @@ v2.0 data, CPUs. Refused: IPEX with the dynamic approach or a DeBERTa model, and
 
 from dataclasses import dataclass, field
 
-from qa.compression.settings import CONFIG_DIR, find_config, quantization_settings
+from qa.compression.settings import find_config, quantization_settings
 from qa.corrections.ipex import without_ipex
 from qa.corrections.py_cpuinfo import ask_about_processor
 from qa.models.compressed import IPEX_WIDTH_STEP, load_compressed
@@ -104,7 +104,7 @@ def main():
     quantizing, approach = optimization_args.apply_quantization, optimization_args.quantization_approach
     use_ipex = quantizing and training_args.use_ipex
     static = quantizing and approach == "static"
-    path = find_config(optimization_args.quantization_config or CONFIG_DIR / "quantization.yml", "quantization_config")
+    path = find_config(optimization_args, "quantization_config", "quantization.yml")
     if quantizing:
         run.settings["quantization"] = quantization_settings("ipex" if use_ipex else approach, path)
     splits = {"train": static, "validation": training_args.do_eval, "test": training_args.do_predict}

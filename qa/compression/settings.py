@@ -89,12 +89,13 @@ def _shown(value):
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
-def find_config(path, flag):
-    """Return the path of a configuration file: as given, or, if it is relative, that of its name in `config/`.
+def find_config(args, flag, default):
+    """Return the path of a configuration file: as its flag says, or, if that is relative, of its name in `config/`.
 
     Raises:
         UsageError: there is none.
     """
+    path = getattr(args, flag) or CONFIG_DIR / default
     shipped = CONFIG_DIR / Path(path).name
     if Path(path).is_file():
         return Path(path)
@@ -127,9 +128,8 @@ def quantization_settings(approach, path=CONFIG_DIR / "quantization.yml"):
         settings = _quantization_of_older_layout(**settings)
         file.show_older_layout(settings)
     # What is at the top but not for this approach (`recipes` in training) is there for the others.
-    models = {"qat": schemas.QuantizationAware, "onnx": schemas.ByOnnxRuntime, "openvino": schemas.ByNNCF}
-    allowed, own = models.get(approach, schemas.PostTraining).model_fields, settings.get(approach, {})
-    settings = {key: value for key, value in settings.items() if key in allowed}
+    model, own = schemas.Quantization.model_fields[approach].annotation, settings.get(approach, {})
+    settings = {key: value for key, value in settings.items() if key in model.model_fields}
     operators = {key: settings.get(key, {}) | own.get(key, {}) for key in ("op_type_dict", "op_name_dict")}
     return settings | own | {key: named for key, named in operators.items() if named}
 
@@ -226,7 +226,7 @@ def settings_for_pruning(optimization_args):
     """
     args, given = optimization_args, optimization_args.given
     default = "prune_pattern_lock.yml" if args.pruning_approach == "pattern_lock" else "prune.yml"
-    settings = pruning_settings(find_config(args.pruning_config or CONFIG_DIR / default, "pruning_config"))
+    settings = pruning_settings(find_config(args, "pruning_config", default))
     slim = settings.pop("auto_slim", {})
     # prune_encoder_qa.py has no flags for them.
     heads, channels = (getattr(args, flag, None) for flag in ("prune_heads", "prune_ffn"))

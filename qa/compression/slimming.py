@@ -23,7 +23,6 @@ class _Layout(NamedTuple):
     """Where a family of models keeps what can be cut."""
 
     layers: str  # the list of layers, from the encoder
-    attention: str  # from a layer: the module with transformers' own `prune_heads`
     joined: str  # the linear operator behind the heads
     first: str  # the linear operator in front of the feed-forward channels
     second: str  # the one behind them
@@ -33,7 +32,6 @@ class _Layout(NamedTuple):
 
 _BERT = _Layout(
     layers="encoder.layer",
-    attention="attention",
     joined="attention.output.dense",
     first="intermediate.dense",
     second="output.dense",
@@ -43,7 +41,6 @@ LAYOUTS = {
     **dict.fromkeys(("bert", "camembert", "electra", "roberta", "xlm-roberta"), _BERT),
     "distilbert": _Layout(
         layers="transformer.layer",
-        attention="attention",
         joined="attention.out_lin",
         first="ffn.lin1",
         second="ffn.lin2",
@@ -89,7 +86,8 @@ def _layers(model):
     """Return the layers of a model as a list of dictionaries from the names in `_Layout` to modules."""
     layout = LAYOUTS[model.config.model_type]
     return [
-        {name: layer.get_submodule(getattr(layout, name)) for name in ("attention", "joined", "first", "second")}
+        {name: layer.get_submodule(getattr(layout, name)) for name in ("joined", "first", "second")}
+        | {"attention": layer.attention}  # the module with transformers' own `prune_heads`
         for layer in model.base_model.get_submodule(layout.layers)
     ]
 

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from qa.models.loading import WEIGHT_FILES, from_pretrained
 from qa.questions.spans import tokenizer_rules
+from qa.start.arguments_checks import NO_EFFECT
 from qa.start.digests import DIGITS, code_of, digest
 from qa.start.engines import ENGINES
 from qa.start.paths import kind_of
@@ -24,25 +25,20 @@ ROOMS = ("questions", "models", "compression", "training", "corrections")
 # evaluated, and how many processes prepare data. All others count.
 # fmt: off
 WITHOUT_EFFECT = frozenset((
+    *NO_EFFECT,
     "model_name_or_path", "config_name", "tokenizer_name", "model_revision", "cache_dir", "use_auth_token",
-    "teacher_model_name_or_path", "quantization_config", "pruning_config", "distillation_config",
-    "dataset_name", "dataset_config_name", "train_file", "validation_file", "test_file",
-    "max_train_samples", "max_eval_samples", "max_predict_samples", "overwrite_cache", "preprocessing_num_workers",
-    "n_best_size", "max_answer_length", "null_score_diff_threshold",
-    "output_dir", "overwrite_output_dir", "resume_from_checkpoint", "do_eval", "do_predict", "verify_loading",
-    "report", "eval_strategy", "evaluation_strategy", "eval_steps", "eval_delay", "eval_on_start",
-    "eval_accumulation_steps",
-    "batch_eval_metrics", "eval_do_concat_batches", "eval_use_gather_object", "prediction_loss_only",
-    "include_inputs_for_metrics", "load_best_model_at_end", "metric_for_best_model", "greater_is_better",
-    "log_level", "log_level_replica", "log_on_each_node", "logging_dir", "logging_strategy", "logging_first_step",
-    "logging_steps", "logging_nan_inf_filter", "report_to", "run_name", "disable_tqdm", "skip_memory_metrics",
-    "include_tokens_per_second", "include_num_input_tokens_seen",
-    "save_strategy", "save_steps", "save_total_limit", "save_safetensors", "save_on_each_node", "save_only_model",
-    "restore_callback_states_from_checkpoint",
-    "push_to_hub", "hub_model_id", "hub_strategy", "hub_token", "hub_private_repo", "hub_always_push",
-    "push_to_hub_model_id", "push_to_hub_organization", "push_to_hub_token",
-    "dataloader_num_workers", "dataloader_prefetch_factor", "dataloader_pin_memory", "dataloader_persistent_workers",
-    "local_rank", "ddp_timeout", "no_cuda", "_n_gpu", "debug",
+    "teacher_model_name_or_path", "quantization_config", "pruning_config", "distillation_config", "dataset_name",
+    "dataset_config_name", "train_file", "validation_file", "test_file", "max_train_samples", "max_eval_samples",
+    "max_predict_samples", "overwrite_cache", "preprocessing_num_workers", "n_best_size", "max_answer_length",
+    "null_score_diff_threshold", "output_dir", "overwrite_output_dir", "resume_from_checkpoint", "do_eval",
+    "do_predict", "verify_loading", "report", "eval_strategy", "evaluation_strategy", "eval_steps", "eval_delay",
+    "load_best_model_at_end", "metric_for_best_model", "log_level", "log_level_replica", "log_on_each_node",
+    "logging_dir", "logging_strategy", "logging_first_step", "logging_steps", "logging_nan_inf_filter",
+    "report_to", "run_name", "disable_tqdm", "skip_memory_metrics", "include_num_input_tokens_seen",
+    "save_strategy", "save_steps", "save_total_limit", "push_to_hub", "hub_model_id", "hub_token",
+    "hub_private_repo", "push_to_hub_model_id", "push_to_hub_organization", "push_to_hub_token",
+    "dataloader_num_workers", "dataloader_prefetch_factor", "dataloader_pin_memory",
+    "dataloader_persistent_workers", "ddp_timeout", "no_cuda", "_n_gpu", "debug",
 ))
 # fmt: on
 # Those of them that count where validation questions decide what becomes of the model.

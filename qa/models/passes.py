@@ -48,13 +48,11 @@ class Batches:
     def token_mask(self, rows):
         """Return `(b, width)` bool: where the batch of `rows` holds tokens and not padding."""
         lengths = self.lengths[rows][:, None]
-        return np.arange(self.width or self._width_of(int(lengths.max()))) < lengths
-
-    def _width_of(self, longest):
-        if self.width == 0:
-            return longest
-        rounded = -(-longest // self.multiple) * self.multiple
-        return max(min(rounded, self.longest or rounded), longest)
+        width, longest = self.width, int(lengths.max())
+        if width is None:
+            rounded = -(-longest // self.multiple) * self.multiple
+            width = max(min(rounded, self.longest or rounded), longest)
+        return np.arange(width or longest) < lengths
 
     def inputs(self, rows):
         """Return the batch of `rows` as a dictionary of `(b, width)` int64 tensors."""

@@ -33,13 +33,11 @@ def pareto_front(points):
     Returns:
         Set of numbers of points: no other one is at least as good in both and better in one.
     """
-    front, best, latency_of_best = set(), float("-inf"), None
-    for number in sorted(range(len(points)), key=lambda number: (points[number][0], -points[number][1])):
-        latency, score = points[number]
-        if score > best or (score, latency) == (best, latency_of_best):
-            front.add(number)
-            best, latency_of_best = score, latency
-    return front
+    return {
+        number
+        for number, (latency, score) in enumerate(points)
+        if not any(x <= latency and y >= score and (x, y) != (latency, score) for x, y in points)
+    }
 
 
 def refuse_other_questions(folders):

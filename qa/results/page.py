@@ -42,9 +42,8 @@ def context_pieces(context, spans):
         answer.
     """
     spans = {name: span for name, span in spans.items() if span}
-    bounds = {min(max(place, 0), len(context)) for begin, end in spans.values() for place in (begin - AROUND, begin)}
-    bounds |= {min(max(place, 0), len(context)) for begin, end in spans.values() for place in (end, end + AROUND)}
-    places = sorted(bounds)
+    bounds = [place for begin, end in spans.values() for place in (begin - AROUND, begin, end, end + AROUND)]
+    places = sorted({min(max(place, 0), len(context)) for place in bounds})
     pieces = []
     if places and places[0] > 0:
         pieces.append({"text": "\N{HORIZONTAL ELLIPSIS}", "of": []})

@@ -8,7 +8,6 @@ Colours are those of Okabe and Ito (2008), which differ for colour-blind readers
 apart by labels, line styles or markers as well. Every picture is 8 inches wide.
 """
 
-import numpy as np
 from matplotlib import rc_context
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
@@ -200,4 +199,4 @@ def label_points(figure, panel, points):
 def _figure(height, columns):
     figure = Figure(figsize=(WIDTH_INCHES, height), dpi=DOTS_PER_INCH, layout="constrained")
     FigureCanvasAgg(figure)
-    return figure, np.atleast_1d(figure.subplots(1, columns))
+    return figure, figure.subplots(1, columns, squeeze=False)[0]

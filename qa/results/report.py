@@ -14,7 +14,7 @@ from pathlib import Path
 
 from qa.results.files import exact_match_of, read_json
 from qa.results.page import command_text, context_pieces, write_run_page
-from qa.results.tables import markdown_table, paired_change, print_table, with_interval, with_percent
+from qa.results.tables import markdown_table, paired_change, print_table, with_interval
 from qa.start.cpu import processor
 from qa.start.output import PLOTS, REPORT_FILES
 from qa.start.writing import write_text
@@ -268,7 +268,8 @@ def report_table(report):
             rows.append(["  against the original", *(paired_change(model, key) for model in models)])
 
     def add(label, values):
-        rows.append([label, *(with_percent(value, values[0]) for value in values)])
+        first, *others = values
+        rows.append([label, f"{first:.4g}", *(f"{each:.4g} ({100 * (each / first - 1):+.0f} %)" for each in others)])
 
     add("size on disk (MB)", [model["size_mb"] for model in models])
     for number, entry in enumerate(models[0]["speed"]):

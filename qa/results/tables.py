@@ -21,10 +21,6 @@ def paired_change(model, key):
     return "" if change is None else with_interval(change, model[f"{key}_change_interval"], "+")
 
 
-def with_percent(value, first):
-    return f"{value:.4g}" if value is first else f"{value:.4g} ({100 * (value / first - 1):+.0f} %)"
-
-
 def print_table(rows):
     """Print rows of cells, the first on the left, the others on the right; a narrow terminal has them folded."""
     sides = [Column(justify="right" if index else "left") for index in range(len(rows[0]))]

@@ -3,6 +3,7 @@
 import json
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import hypothesis
 import pytest
@@ -570,18 +571,22 @@ def test_shipped_files(capsys):
 
 
 def test_find_config(tmp_path, monkeypatch, capsys):
+    def find(path):
+        return find_config(SimpleNamespace(pruning_config=path), "pruning_config", "prune.yml")
+
     monkeypatch.chdir(tmp_path)
+    assert find(None) == CONFIG_DIR / "prune.yml"
     name = "../config/prune_pattern_lock.yml"
     shipped = CONFIG_DIR / "prune_pattern_lock.yml"
-    assert find_config(name, "pruning_config") == shipped
+    own = write(tmp_path, "")
+    assert find(str(own)) == own
+    assert capsys.readouterr().out == ""
+    assert find(name) == shipped
     assert capsys.readouterr().out == f"note: --pruning_config {name}: there is no such file; {shipped} is taken\n"
     with pytest.raises(UsageError, match=r"--pruning_config /home/me/prune.yml: there is no such file$"):
-        find_config("/home/me/prune.yml", "pruning_config")
-    own = write(tmp_path, "")
-    assert find_config(str(own), "pruning_config") == own
-    assert capsys.readouterr().out == ""
+        find("/home/me/prune.yml")
     with pytest.raises(UsageError, match=r"--pruning_config ../no.yml: there is no such file"):
-        find_config("../no.yml", "pruning_config")
+        find("../no.yml")
 
 
 def test_no_heavy_library_is_imported():
