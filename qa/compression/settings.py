@@ -15,7 +15,7 @@ from qa.compression import schemas
 from qa.compression.schedule import check_pruner, is_locked, merge_flags, pruners_of
 from qa.start.errors import UsageError
 from qa.start.stack import PROJECT_DIR
-from qa.start.yaml_files import plain, read_tree
+from qa.start.yaml_files import read_yaml
 
 CONFIG_DIR = PROJECT_DIR / "config"
 
@@ -45,8 +45,7 @@ class _File(NamedTuple):
 
 def _read(path, model, section):
     """Check a file by a model, or by that of the older layout if it looks like one; that has to have a section."""
-    root, lines = read_tree(path)
-    values, unused = root and plain(root), []
+    (values, lines), unused = read_yaml(path), []
     older = isinstance(values, dict) and not schemas.OlderLayout.model_fields.keys().isdisjoint(values)
     model = schemas.OlderLayout if older else model
     try:

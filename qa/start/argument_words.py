@@ -7,10 +7,8 @@ Does not belong here: what the arguments are and what is refused about their val
 
 import json
 
-import yaml
-
 from qa.start.errors import UsageError
-from qa.start.yaml_files import PLAIN_TAGS, read_tree
+from qa.start.yaml_files import read_yaml
 
 # So many names of `TrainingArguments` nobody writes into a file by hand; it has over a hundred.
 NAMES_OF_A_DUMP = 50
@@ -68,15 +66,12 @@ def values_of_file(path):
         if path.suffix == ".json":
             values = json.loads(path.read_text(encoding="utf-8-sig"))
         else:
-            root, _ = read_tree(path, {*PLAIN_TAGS, "tag:yaml.org,2002:timestamp"})  # --run_name 2025-01-31
-            values = root and yaml.SafeLoader("").construct_document(root)
+            values, _ = read_yaml(path)
         if not isinstance(values, dict):
             raise TypeError(f"it holds a {type(values).__name__}; give a mapping from names to values")
         words_of(values)  # for the errors
         return values
-    except UsageError:
-        raise
-    except Exception as error:  # PyYAML raises KeyError, AttributeError and more on values that contradict their tag
+    except (OSError, ValueError, TypeError, RecursionError) as error:
         raise UsageError(f"argument file {path} cannot be read: {error or type(error).__name__}") from error
 
 

@@ -13,8 +13,6 @@ from qa.start.errors import UsageError
 
 # Far more than a sensible file has. Aliases can make a short file unfold to billions, or contain itself.
 MAX_NODES = 10_000
-# Dates, merge keys, sets and Python objects are left out: nothing here needs them.
-PLAIN_TAGS = {f"tag:yaml.org,2002:{kind}" for kind in ("null", "bool", "int", "float", "str", "seq", "map")}
 
 
 class _Loader(yaml.SafeLoader):
@@ -27,16 +25,25 @@ class _Loader(yaml.SafeLoader):
             return "tag:yaml.org,2002:float"
         return super().resolve(kind, value, implicit)
 
+    def construct_object(self, node, deep=False):
+        try:
+            return super().construct_object(node, deep)
+        except (ValueError, LookupError, AttributeError):
+            return node.value  # text that contradicts its tag stays text
 
-def read_tree(path, tags=PLAIN_TAGS):
-    """Parse a YAML file to a tree of nodes that is small and has plain tags only; nothing is built from it.
+
+# INC's older layout has it.
+_Loader.add_constructor("!Pruner", yaml.SafeLoader.construct_yaml_map)
+
+
+def read_yaml(path):
+    """Read a YAML file that is small and has plain tags only.
 
     Args:
         path: of the file.
-        tags: those that are allowed.
 
     Returns:
-        `(root, lines)`: the root node, `None` for an empty file; and a dictionary from the keys and indices that lead
+        `(values, lines)`: plain values, `None` for an empty file; and a dictionary from the keys and indices that lead
         to a value, as a tuple, to the lines of its key and of the value itself.
 
     Raises:
@@ -46,23 +53,24 @@ def read_tree(path, tags=PLAIN_TAGS):
     content = b""
     try:
         content = Path(path).read_bytes()
-        root = yaml.compose(content.decode(), Loader=_Loader)
+        loader = _Loader(content.decode())
+        root = loader.get_single_node()
+        lines = _lines_of(root, path)  # refuses what would be built without end
+        return root and loader.construct_document(root), lines
     except (OSError, yaml.YAMLError, ValueError, OverflowError, RecursionError) as error:
         mark = getattr(error, "problem_mark", None)
         offset = getattr(error, "start", getattr(error, "position", 0))
         line = 1 + (mark.line if mark else content.count(b"\n", 0, offset))
         problem = " ".join(str(getattr(error, "problem", None) or error).split())
         raise UsageError(f"{path}, line {line}: this cannot be read as YAML: {problem}") from error
+
+
+def _lines_of(root, path):
     lines, waiting = {(): (1, 1)}, [((), root, root)] if root else []
     for trail, key, node in waiting:
         line, value_line = (part.start_mark.line + 1 for part in (key, node))
-        for part, its_line in ((key, line), (node, value_line)):
-            if part.tag not in tags and (part.tag, part.id) != ("!Pruner", "mapping"):
-                tag = part.tag.replace("tag:yaml.org,2002:", "!!")
-                allowed = "plain text, numbers, lists and mappings"
-                raise UsageError(f"{path}, line {its_line}: {_described(part)} has the tag {tag}; give {allowed}")
         if key is not node and key.tag != _Loader.DEFAULT_SCALAR_TAG:
-            found = key.value if isinstance(key, yaml.ScalarNode) else _described(key)
+            found = key.value if isinstance(key, yaml.ScalarNode) else f"a {key.id.replace('sequence', 'list')}"
             allowed = "names, and regular expressions in quotes"
             raise UsageError(f"{path}, line {line}: unknown key {found:.100}; allowed are {allowed}")
         if trail and trail in lines:
@@ -74,20 +82,4 @@ def read_tree(path, tags=PLAIN_TAGS):
             waiting.extend(((*trail, name.value), name, child) for name, child in node.value)
         if len(waiting) > MAX_NODES:
             raise UsageError(f"{path}, line 1: it unfolds to more than {MAX_NODES} values; write less, no aliases")
-    return root, lines
-
-
-def plain(node):
-    """Build the plain values of a node from `read_tree`; text that contradicts its tag stays text."""
-    if isinstance(node, yaml.SequenceNode):
-        return [plain(child) for child in node.value]
-    if isinstance(node, yaml.MappingNode):
-        return {key.value: plain(value) for key, value in node.value}
-    try:
-        return _Loader("").construct_object(node, deep=True)
-    except (yaml.YAMLError, ValueError, LookupError):
-        return node.value
-
-
-def _described(node):
-    return f"{node.value!r:.100}" if isinstance(node, yaml.ScalarNode) else f"a {node.id.replace('sequence', 'list')}"
+    return lines
