@@ -28,8 +28,9 @@ class _Loader(yaml.SafeLoader):
     def construct_object(self, node, deep=False):
         try:
             return super().construct_object(node, deep)
-        except (ValueError, LookupError, AttributeError):
-            return node.value  # text that contradicts its tag stays text
+        except (ValueError, LookupError, AttributeError) as error:
+            problem = f"{node.value!r:.100} is no {node.tag.rpartition(':')[2]}"
+            raise yaml.constructor.ConstructorError(problem=problem, problem_mark=node.start_mark) from error
 
 
 # INC's older layout has it.

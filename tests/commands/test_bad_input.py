@@ -488,11 +488,11 @@ POST_TRAINING = {
     "unknown setting": (settings("approach: x\nno_such: 1", "quantization"), ["settings.yml, line", "unknown key"]),
     "setting of a wrong type": (
         settings("recipes: {smooth_quant: often}", "quantization"),
-        ["settings.yml, line 1", "smooth_quant", "'often'", "true or false"],
+        ["settings.yml, line 1", "smooth_quant", "'often'", "boolean"],
     ),
     "setting out of range": (
         settings("recipes:\n  smooth_quant_args: {alpha: 7}", "quantization"),
-        ["settings.yml, line 2", "alpha is 7", "at most 1"],
+        ["settings.yml, line 2", "alpha is 7", "less than or equal to 1"],
     ),
     # output folders
     "output folder that is a file": (occupied, ["--output_dir", "is a file"]),
@@ -687,8 +687,11 @@ TRAINING = {
     "wrong type in pruning": (settings("pattern: [4, 1]", "pruning"), ["line 1", "pattern is a list of 2"]),
     "out of range in pruning": (settings("target_sparsity: 1.5", "pruning"), ["line 1", "target_sparsity is 1.5"]),
     "unknown key in distillation": (settings("temprature: 2", "distillation"), ["line 1", "temprature"]),
-    "wrong type in distillation": (settings("temperature: hot", "distillation"), ["line 1", "'hot'", "above 0"]),
-    "out of range in distillation": (settings("loss_weights: [0.5, 2]", "distillation"), ["line 1", "at most 1"]),
+    "wrong type in distillation": (settings("temperature: hot", "distillation"), ["line 1", "'hot'", "number"]),
+    "out of range in distillation": (
+        settings("loss_weights: [0.5, 2]", "distillation"),
+        ["line 1", "less than or equal to 1"],
+    ),
     "wrong sum in distillation": (settings("loss_weights: [0.5, 0.6]", "distillation"), ["line 1", "sum to 1"]),
     "settings without their flag": ({"--pruning_config": "prune.yml"}, ["--pruning_config prune.yml", "--apply_prun"]),
     # output folders
