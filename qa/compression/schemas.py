@@ -1,16 +1,16 @@
-"""What may stand in YAML files, as pydantic models: one for each configuration, and one for INC's older layout.
+"""What may stand in YAML files, as pydantic models: one for each configuration.
 
 Belongs here: keys, the values that each may have, and what to say where pydantic says too little.
-Does not belong here: reading files and saying what is wrong in them (`settings.py`), and what pruning settings mean
-together (`schedule.py`).
+Does not belong here: what INC called them before (`older_layout.py`), reading files and saying what is wrong in them
+(`settings.py`), and what pruning settings mean together (`schedule.py`).
 """
 
 import re
 import sys
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import pydantic
-from pydantic import AfterValidator, BeforeValidator, Field
+from pydantic import BeforeValidator, Field
 from pydantic_core import PydanticCustomError
 
 from qa.compression.schedule import PRUNING_APPROACHES, share_of_pattern
@@ -31,30 +31,24 @@ def _checked_pattern(text):
     return text.removeprefix("tile_pattern_")
 
 
-def _operators_of(names):
-    """INC's older layout named weights, where operators are named today."""
-    return [rf"(^|\.){re.escape(name[:-7])}$" if name.endswith(".weight") else name for name in names]
-
-
 def _one_or_more(*allowed):
     return Literal[allowed] | Annotated[list[Literal[allowed]], Field(min_length=1)]
 
 
 _Share = Annotated[float, Field(ge=0, lt=1)]
 _UpToOne = Annotated[float, Field(ge=0, le=1)]
-_NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 _AboveZero = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 # Beyond `maxsize` are only slips of the pen.
 _Step = Annotated[int, Field(ge=0, le=sys.maxsize)]
-_Count = Annotated[int, Field(ge=1, le=sys.maxsize)]
-_Regex = Annotated[str, BeforeValidator(_compiled)]
+Count = Annotated[int, Field(ge=1, le=sys.maxsize)]
+Regex = Annotated[str, BeforeValidator(_compiled)]
 _Pattern = Annotated[str, BeforeValidator(_checked_pattern)]
 # To Python, and to pydantic, True is 1.
 _NotBool = BeforeValidator(lambda value: str(value) if isinstance(value, bool) else value)
 # INC's `hawq_v2` needs a Python function, and 3.7.1 comes without `tpe`.
-_Strategy = Literal["basic", "bayesian", "exhaustive", "mse", "mse_v2", "random"]
-_Objective = _one_or_more("performance", "accuracy", "modelsize", "footprint")
-_Unused = Annotated[Any, AfterValidator(lambda _, info: info.context.append(info.field_name)), Field(exclude=True)]
+Strategy = Literal["basic", "bayesian", "exhaustive", "mse", "mse_v2", "random"]
+Objective = _one_or_more("performance", "accuracy", "modelsize", "footprint")
 
 
 class _Mapping(pydantic.BaseModel, strict=True):
@@ -70,24 +64,23 @@ class _Mapping(pydantic.BaseModel, strict=True):
         return values
 
 
-def _mapping(*unused, base=_Mapping, **fields):
-    """Build the model of a mapping; keys that are `unused` are known, but have no effect today."""
-    fields |= dict.fromkeys(unused, _Unused)
+def mapping(base=_Mapping, **fields):
+    """Build the model of a mapping with keys, none of them required, and their types."""
     return pydantic.create_model("Mapping", __base__=base, **{key: (kind, None) for key, kind in fields.items()})
 
 
-_Side = _mapping(
+_Side = mapping(
     dtype=_one_or_more("int8", "uint8", "fp32", "bf16"),
     scheme=_one_or_more("sym", "asym"),
     granularity=_one_or_more("per_tensor", "per_channel"),
     algorithm=_one_or_more("minmax", "kl"),
 )
-_Operator = _mapping(weight=_Side, activation=_Side)
-_Operators = dict[_Regex, _Operator]
-_Fp32 = _mapping(dtype=_one_or_more("fp32"))
-_LeftOut = dict[_Regex, _mapping(weight=_Fp32, activation=_Fp32)]
-_Accuracy = _mapping(criterion=Literal["relative", "absolute"], tolerable_loss=_NotNegative, higher_is_better=bool)
-_Tuning = _mapping(max_trials=_Count, timeout=_NotNegative, strategy=_Strategy, objective=_Objective)
+Operator = mapping(weight=_Side, activation=_Side)
+Operators = dict[Regex, Operator]
+_Fp32 = mapping(dtype=_one_or_more("fp32"))
+_LeftOut = dict[Regex, mapping(weight=_Fp32, activation=_Fp32)]
+_Accuracy = mapping(criterion=Literal["relative", "absolute"], tolerable_loss=NotNegative, higher_is_better=bool)
+_Tuning = mapping(max_trials=Count, timeout=NotNegative, strategy=Strategy, objective=Objective)
 
 
 class QuantizationAware(_Mapping):
@@ -100,14 +93,14 @@ class QuantizationAware(_Mapping):
 class PostTraining(_Mapping):
     """Keys of INC's PostTrainingQuantConfig."""
 
-    op_type_dict: _Operators = None
-    op_name_dict: _Operators = None
+    op_type_dict: Operators = None
+    op_name_dict: Operators = None
     quant_level: Annotated[Literal["auto", 0, 1], _NotBool] = None
     accuracy_criterion: _Accuracy = None
     tuning_criterion: _Tuning = None
-    recipes: _mapping(
+    recipes: mapping(
         smooth_quant=bool,
-        smooth_quant_args=_mapping(alpha=_UpToOne, folding=bool),
+        smooth_quant_args=mapping(alpha=_UpToOne, folding=bool),
         fast_bias_correction=bool,
         weight_correction=bool,
     ) = None
@@ -122,7 +115,7 @@ class Calibrated(PostTraining):
 class ByOnnxRuntime(_Mapping):
     """Keys of our own for export_qa.py, and INC's criterion."""
 
-    excluded_op_names: list[_Regex] = None
+    excluded_op_names: list[Regex] = None
     calibration_method: Literal["minmax", "entropy", "percentile"] = None
     accuracy_criterion: _Accuracy = None
 
@@ -153,12 +146,12 @@ class Pruner(_Mapping):
     target_sparsity: _Share = None
     pruning_type: Literal[PRUNING_APPROACHES] = None
     pattern: _Pattern = None
-    op_names: list[_Regex] = None
-    excluded_op_names: list[_Regex] = None
+    op_names: list[Regex] = None
+    excluded_op_names: list[Regex] = None
     start_step: _Step = None
     end_step: _Step = None
     pruning_scope: Literal["global", "local"] = None
-    pruning_frequency: _Count = None
+    pruning_frequency: Count = None
     min_sparsity_ratio_per_op: _Share = None
     max_sparsity_ratio_per_op: _Share = None
     sparsity_decay_type: Literal["exp", "cos", "linear", "cube", "cubic"] = None
@@ -170,7 +163,7 @@ class Pruning(Pruner):
 
     pruning_configs: list[Pruner] = None
     # Arguments of INC's parse_auto_slim_config: shares of heads and of feed-forward channels.
-    auto_slim: _mapping(mha_sparsity=_Share, ffn2_sparsity=_Share) = None
+    auto_slim: mapping(mha_sparsity=_Share, ffn2_sparsity=_Share) = None
 
 
 class Loss(_Mapping):
@@ -184,75 +177,10 @@ class Loss(_Mapping):
 class Distillation(Loss):
     """The same keys, flat or as INC nests them itself."""
 
-    criterion: _mapping(KnowledgeDistillationLoss=Loss) = None
+    criterion: mapping(KnowledgeDistillationLoss=Loss) = None
     # Ours: a loss between hidden states.
-    intermediate: _mapping(
+    intermediate: mapping(
         layers=Annotated[list[_Step], Field(min_length=1)],
         loss=Literal["MSE", "relations"],
         weight=_AboveZero,
-    ) = None
-
-
-# INC's older layout, in which one file held everything. First what it calls otherwise.
-_PRUNE_TYPES = {"basic_magnitude": "magnitude", "gradient_sensitivity": "gradient"}
-OLDER_PRUNER_KEYS = {
-    "target_sparsity_ratio": "target_sparsity",
-    "prune_type": "pruning_type",
-    "names": "op_names",
-    "excluded_names": "excluded_op_names",
-    "extra_excluded_names": "excluded_op_names",
-    "update_frequency_on_step": "pruning_frequency",
-    "prune_domain": "pruning_scope",
-    "prune_layer_type": "pruning_op_types",
-    "min_sparsity_ratio_per_layer": "min_sparsity_ratio_per_op",
-    "max_sparsity_ratio_per_layer": "max_sparsity_ratio_per_op",
-}
-_OldType = Annotated[
-    Literal[*PRUNING_APPROACHES, *_PRUNE_TYPES], AfterValidator(lambda kind: _PRUNE_TYPES.get(kind, kind))
-]
-_OldNames = Annotated[list[_Regex], AfterValidator(_operators_of)]
-_OLD_KINDS = {"pruning_type": _OldType, "op_names": _OldNames, "excluded_op_names": _OldNames}
-_OlderPruner = pydantic.create_model(
-    "OlderPruner",
-    __base__=_mapping(
-        # Today sparsity grows from zero, and in steps, not in epochs.
-        *("initial_sparsity", "initial_sparsity_ratio", "update_frequency", "method", "parameters"),
-        base=Pruner,
-        op_names=_OldNames,
-        excluded_op_names=_OldNames,
-        start_epoch=_NotNegative,
-        end_epoch=_NotNegative,
-    ),
-    **{
-        old: (_OLD_KINDS.get(new, Pruner.__annotations__[new]), Field(None, serialization_alias=new))
-        for old, new in OLDER_PRUNER_KEYS.items()
-    },
-)
-_Compression = _mapping(base=_OlderPruner, pruners=list[_OlderPruner])
-
-
-class OlderLayout(_mapping("version", "model", "device", "evaluation")):
-    """One section for each configuration; `tuning` belongs to quantization."""
-
-    pruning: _mapping(
-        "train", approach=_mapping(weight_compression=_Compression, weight_compression_pytorch=_Compression)
-    ) = None
-    distillation: _mapping(
-        train=_mapping(
-            *("optimizer", "dataloader", "postprocess", "epoch", "start_epoch", "end_epoch", "iteration"),
-            criterion=_mapping(KnowledgeDistillationLoss=Loss),
-        )
-    ) = None
-    quantization: _mapping(
-        *("approach", "calibration", "recipes", "train", "use_bf16"),
-        op_wise=_Operators,
-        optype_wise=_Operators,
-        model_wise=_Operator,
-    ) = None
-    tuning: _mapping(
-        *("random_seed", "workspace", "tensorboard", "multi_objectives"),
-        accuracy_criterion=_mapping(relative=_NotNegative, absolute=_NotNegative, higher_is_better=bool),
-        exit_policy=_mapping("performance_only", timeout=_NotNegative, max_trials=_Count),
-        strategy=_mapping("sigopt_api_token", "accuracy_weight", name=_Strategy),
-        objective=_Objective,
     ) = None

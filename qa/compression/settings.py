@@ -1,8 +1,8 @@
 """YAML files in, checked settings for Intel Neural Compressor out.
 
 Belongs here: reading the files of `config/` and users' own ones, and saying which line of which file is wrong.
-Does not belong here: what may stand in them (`schemas.py`), YAML itself (`qa/start/yaml_files.py`), schedules
-(`schedule.py`), and INC: all settings are plain values.
+Does not belong here: what may stand in them (`schemas.py`, `older_layout.py`), YAML itself (`qa/start/yaml_files.py`),
+schedules (`schedule.py`), and INC: all settings are plain values.
 """
 
 import functools
@@ -12,6 +12,7 @@ from typing import NamedTuple
 import pydantic
 
 from qa.compression import schemas
+from qa.compression.older_layout import PRUNER_KEYS, OlderLayout, todays_settings
 from qa.compression.schedule import check_pruner, is_locked, merge_flags, pruners_of
 from qa.start.errors import UsageError
 from qa.start.stack import PROJECT_DIR
@@ -23,42 +24,27 @@ CONFIG_DIR = PROJECT_DIR / "config"
 class _File(NamedTuple):
     path: Path
     values: dict  # plain values of the keys that were given
-    older: bool  # whether in INC's older layout
     lines: dict  # from the keys and indices that lead to a value to the lines of its key and of the value
-    unused: list  # keys that have no effect
 
     def named(self, key, index=None):
         """Name a key by file and line: in the local settings at `index` if it is there, else of all."""
-        todays = schemas.OLDER_PRUNER_KEYS
-        trails = [trail for trail in self.lines if trail and todays.get(trail[-1], trail[-1]) == key]
+        trails = [trail for trail in self.lines if trail and PRUNER_KEYS.get(trail[-1], trail[-1]) == key]
         here = [trail for trail in trails if trail[-2:][0] == index or isinstance(trail[-2:][0], str)]
         line, _ = self.lines[max(here, key=len)]  # local settings lie deeper
         return f"{self.path}, line {line}: {key}"
-
-    def show_older_layout(self, settings):
-        """Print what a file in the older layout was understood as."""
-        if self.older:
-            shown = ", ".join(f"{key}={_shown(value)}" for key, value in settings.items()) or "no settings"
-            rest = f"; not used: {', '.join(dict.fromkeys(self.unused))}" if self.unused else ""
-            print(f"note: {self.path} is in INC's older layout; understood as: {shown}{rest}")
 
 
 def _read(path, model, section):
     """Check a file by a model, or by that of the older layout if it looks like one; that has to have a section."""
     (values, lines), unused = read_yaml(path), []
-    older = isinstance(values, dict) and not schemas.OlderLayout.model_fields.keys().isdisjoint(values)
-    model = schemas.OlderLayout if older else model
+    older = isinstance(values, dict) and not OlderLayout.model_fields.keys().isdisjoint(values)
+    model = OlderLayout if older else model
     try:
         checked = model.model_validate(values, context=unused)
     except pydantic.ValidationError as error:
         raise _refusal(path, lines, error.errors()[0]) from error
     values = checked.model_dump(mode="json", exclude_unset=True, by_alias=True)
-    if older and section not in values:
-        found = ", ".join(values) or "no section"
-        raise UsageError(f"{path}, line 1: this file of INC's older layout has {found}; give it a {section} section")
-    unused = [key for key in unused if key not in schemas.OlderLayout.model_fields]
-    unused += [key for key in values if key != section and (key, section) != ("tuning", "quantization")]
-    return _File(path, values, older, lines, unused)
+    return _File(path, todays_settings(path, values, section, unused) if older else values, lines)
 
 
 def _refusal(path, lines, problem):
@@ -80,12 +66,6 @@ def _refusal(path, lines, problem):
     else:
         found = "empty" if found is None else f"{found!r:.100}"
     return UsageError(f"{path}, line {value_line}: {names[-1]} is {found}; {text}")
-
-
-def _shown(value):
-    if isinstance(value, list) and len(value) > 3:
-        return f"[{value[0]!r} and {len(value) - 1} more]"
-    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def find_config(args, flag, default):
@@ -121,35 +101,12 @@ def quantization_settings(approach, path=CONFIG_DIR / "quantization.yml"):
     Raises:
         UsageError: the file cannot be read, or a key or value in it is not allowed; the message has the line.
     """
-    file = _read(path, schemas.Quantization, "quantization")
-    settings = file.values
-    if file.older:
-        settings = _quantization_of_older_layout(**settings)
-        file.show_older_layout(settings)
+    settings = _read(path, schemas.Quantization, "quantization").values
     # What is at the top but not for this approach (`recipes` in training) is there for the others.
     model, own = schemas.Quantization.model_fields[approach].annotation, settings.get(approach, {})
     settings = {key: value for key, value in settings.items() if key in model.model_fields}
     operators = {key: settings.get(key, {}) | own.get(key, {}) for key in ("op_type_dict", "op_name_dict")}
     return settings | own | {key: named for key, named in operators.items() if named}
-
-
-def _quantization_of_older_layout(quantization, tuning=None, **others):
-    tuning = {"accuracy_criterion": {}, "exit_policy": {}, **(tuning or {})}
-    loss, trials = tuning["accuracy_criterion"], tuning["exit_policy"]
-    for kind in loss.keys() & {"relative", "absolute"}:
-        loss |= {"criterion": kind, "tolerable_loss": loss.pop(kind)}
-    if tuning.get("strategy"):
-        trials["strategy"] = tuning["strategy"]["name"]
-    if "objective" in tuning:
-        trials["objective"] = tuning["objective"]
-    everywhere = {".*": quantization["model_wise"]} if "model_wise" in quantization else {}
-    settings = {
-        "op_type_dict": {**everywhere, **quantization.get("optype_wise", {})},
-        "op_name_dict": quantization.get("op_wise"),
-        "accuracy_criterion": loss,
-        "tuning_criterion": trials,
-    }
-    return {key: value for key, value in settings.items() if value}
 
 
 def pruning_settings(path=CONFIG_DIR / "prune.yml"):
@@ -169,25 +126,13 @@ def pruning_settings(path=CONFIG_DIR / "prune.yml"):
         UsageError: as `quantization_settings`, or two values do not go together.
     """
     file = _read(path, schemas.Pruning, "pruning")
-    settings = file.values
-    if file.older:
-        approach = settings["pruning"].get("approach", {})
-        old = approach.get("weight_compression") or approach.get("weight_compression_pytorch") or {}
-        pruners = old.pop("pruners", [])
-        # What held in that layout for a file that does not say.
-        settings = {"pruning_type": "magnitude", "pattern": "1x1", **old}
-        settings |= pruners[0] if len(pruners) == 1 else {"pruning_configs": pruners}
-    settings = _heads_to_auto_slim(file, settings)
+    settings = _heads_to_auto_slim(file, file.values)
     for part in (settings, *settings.get("pruning_configs", [])):
         if is_locked({**settings, **part}):
-            if file.older:  # such files gave a schedule here too; it meant nothing, and today INC refuses it
-                scheduled = [key for key in part if key.startswith(("start_", "end_"))]
-                file.unused.extend(f"{key}={part.pop(key):g}" for key in scheduled)
             part.setdefault("start_step", 0)
             part.setdefault("end_step", part["start_step"])
     for index, pruner in enumerate(pruners_of(settings)):
         check_pruner(pruner, functools.partial(file.named, index=index))
-    file.show_older_layout(settings)
     return {"pruning_configs": [], "op_names": [], "excluded_op_names": [], **settings}
 
 
@@ -262,11 +207,8 @@ def distillation_settings(path=CONFIG_DIR / "distillation.yml"):
         UsageError: as `pruning_settings`.
     """
     file = _read(path, schemas.Distillation, "distillation")
-    flat = file.values["distillation"].get("train", {}) if file.older else file.values
-    nested = flat.pop("criterion", {}).get("KnowledgeDistillationLoss", {})
-    given = {**flat, **nested}
-    file.show_older_layout(given)
-    settings = {"temperature": 1.0, "loss_types": ["CE", "CE"], "loss_weights": [0.5, 0.5], **given}
+    nested = file.values.pop("criterion", {}).get("KnowledgeDistillationLoss", {})
+    settings = {"temperature": 1.0, "loss_types": ["CE", "CE"], "loss_weights": [0.5, 0.5], **file.values, **nested}
     if "intermediate" in settings:
         settings["intermediate"] = {"loss": "MSE", "weight": 1.0, **settings["intermediate"]}
     weights = settings["loss_weights"]

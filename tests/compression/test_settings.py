@@ -11,6 +11,7 @@ import yaml
 from hypothesis import strategies as st
 
 from qa.compression import schemas, settings
+from qa.compression.older_layout import OlderLayout
 from qa.compression.schedule import PRUNING_APPROACHES
 from qa.compression.settings import (
     CONFIG_DIR,
@@ -421,8 +422,7 @@ pruning:
             "excluded_op_names": [],
             "pruning_configs": [],
         },
-        "op_names=['(^|\\\\.)bert\\\\.layer\\\\.0\\\\.query$' and 3 more], start_step=0, end_step=0; "
-        "not used: start_epoch=1, end_epoch=8",
+        "op_names=['(^|\\\\.)bert\\\\.layer\\\\.0\\\\.query$' and 3 more]; not used: start_epoch=1, end_epoch=8",
     ),
     (
         "prune",
@@ -616,7 +616,7 @@ SCHEMAS = {
     "prune": schemas.Pruning.model_json_schema(),
     "distil": schemas.Distillation.model_json_schema(),
     "quantize": schemas.Quantization.model_json_schema(),
-    "older": schemas.OlderLayout.model_json_schema(),
+    "older": OlderLayout.model_json_schema(),
 }
 KEYS = sorted(
     {
