@@ -1,7 +1,7 @@
 """Words of the command line and of argument files, made ready for the parser.
 
-Belongs here: what happens to arguments before they have a type: reading files, leaving out what says nothing, writing
-out what is cut short. Nothing here imports a library that takes time.
+Belongs here: what happens to arguments before they have a type: reading files, leaving out what says nothing. Nothing
+here imports a library that takes time.
 Does not belong here: what the arguments are and what is refused about their values (`arguments.py`).
 """
 
@@ -35,29 +35,6 @@ def value_of(flag, words):
         if len(name) > 2 and f"--{flag}".startswith(name):
             value = text if separator else following
     return value
-
-
-def in_full(words, actions):
-    """Write out flags that are cut short.
-
-    Args:
-        words: list of command-line words.
-        actions: dictionary with all flags of the parser as keys.
-
-    Raises:
-        UsageError: one could be several.
-    """
-    full = []
-    for word in words:
-        name, separator, text = word.partition("=")
-        candidates = [flag for flag in actions if flag.startswith(name)] if len(name) > 2 and name[:2] == "--" else []
-        if name in actions or not candidates:
-            full.append(word)
-        elif len(candidates) == 1:
-            full.append(candidates[0] + separator + text)
-        else:
-            refuse(f"{name} could be {', '.join(candidates)}; write it out")
-    return full
 
 
 def values_of_file(path):

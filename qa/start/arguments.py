@@ -7,13 +7,14 @@ Does not belong here: what is asked of one script alone (its `OptimizationArgume
 files (`qa/questions/`).
 """
 
+import argparse
 import os
 import sys
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 
 from qa.corrections.accelerate import mixed_precision
-from qa.start.argument_words import in_full, known_values, refuse, value_of, values_of_file, words_of
+from qa.start.argument_words import known_values, refuse, value_of, values_of_file, words_of
 from qa.start.errors import UsageError
 from qa.start.output import last_checkpoint, step_of
 from qa.start.paths import check_output_dir, kind_of
@@ -217,7 +218,6 @@ def parse_arguments(optimization_arguments_class, argv=None):
 
     parser = HfArgumentParser(
         (ModelArguments, DataTrainingArguments, TrainingArguments, optimization_arguments_class),
-        allow_abbrev=False,
         description=sys.modules[optimization_arguments_class.__module__].__doc__.split("\n")[0],
     )
     parser.add_argument(
@@ -241,7 +241,9 @@ def parse_arguments(optimization_arguments_class, argv=None):
     parser.error = refuse
     actions = parser._option_string_actions
     known = known_values(values, actions, {each.name: each.default for each in fields(TrainingArguments)}, file)
-    words = in_full([*words_of(known), *flags], actions)
+    words = [*words_of(known), *flags]
+    unset = argparse.Namespace(**dict.fromkeys((action.dest for action in actions.values()), parser))
+    asked, _ = parser.parse_known_args(words, unset)
     try:
         with mixed_precision():
             model_args, data_args, training_args, optimization_args, unused = parser.parse_args_into_dataclasses(
@@ -255,8 +257,7 @@ def parse_arguments(optimization_arguments_class, argv=None):
         before = [word for word in words[: words.index(unused[0])] if word.startswith("--")]
         place = f" behind {before[-1]}" if before and not unused[0].startswith("--") else ""
         refuse(f"unrecognized: {' '.join(unused)}{place}")
-    names = [word.split("=")[0] for word in words]
-    optimization_args.given = frozenset(actions[name].dest for name in names if name in actions)
+    optimization_args.given = frozenset(name for name, value in vars(asked).items() if value is not parser)
     for arguments in (data_args, training_args, optimization_args):
         _check_numbers(vars(arguments))
     _settle_source(data_args)

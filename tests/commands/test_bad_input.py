@@ -245,7 +245,7 @@ POST_TRAINING = {
     # arguments
     "unknown flag": ({"--no_such_flag": 1}, ["--no_such_flag"]),
     "misspelt flag": ({"--apply_quantisation": True}, ["--apply_quantisation"]),
-    "flag cut too short": ({"--do_": True}, ["--do_ could be", "--do_train", "--do_eval"]),
+    "flag cut too short": ({"--do_": True}, ["--do_ could match", "--do_train", "--do_eval"]),
     "stray word": ({"stray": True}, ["stray"]),
     "no model": ({"--model_name_or_path": None}, ["--model_name_or_path"]),
     "no output folder": ({"--output_dir": None}, ["--output_dir"]),
