@@ -14,7 +14,7 @@ from qa.models.engine_runs import arrays_of, run_of_onnx, run_of_openvino
 from qa.models.loading import is_int8
 from qa.models.openvino_attention import rewrite_attention
 from qa.start.cpu import note_saturation
-from qa.start.engines import ENGINES
+from qa.start.engines import ENGINES, is_int8_export
 from qa.start.errors import UsageError
 from qa.start.writing import written_beside
 
@@ -165,7 +165,7 @@ def load_exported(output_dir):
     """
     folder = Path(output_dir)
     name = next(name for name, engine in ENGINES.items() if (folder / engine.files[-1]).is_file())
-    if ENGINES[name].rounding in (folder / ENGINES[name].files[-1]).read_bytes():
+    if is_int8_export(folder, name):
         note_saturation()
     return _RUNS[name](folder / ENGINES[name].files[-1])
 

@@ -13,13 +13,13 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from qa.results.files import exact_match_of
 from qa.start.cpu import processor
-from qa.start.engines import ENGINES
+from qa.start.engines import ENGINES, is_int8_export
 from qa.start.paths import kind_of
 from qa.start.stack import STACK
 from qa.start.writing import write_text
 
 
-def write_card(output_dir, data_args, steps, repo_id=None, original=None, export_format=None, encoder=False):
+def write_card(output_dir, data_args, steps, repo_id=None, original=None, kind="compressed"):
     """Write the model card of a finished run.
 
     Args:
@@ -29,8 +29,7 @@ def write_card(output_dir, data_args, steps, repo_id=None, original=None, export
         repo_id: name on the hub; that of the folder if `None`.
         original: metrics of the model before compression on the same questions, with the names of
             `all_results.json`, if they are known.
-        export_format: `onnx` or `openvino` if that is what the folder holds.
-        encoder: whether it holds a language model, which answers nothing yet.
+        kind: of the model, as in `course.conclude`.
 
     Raises:
         SaveError: the card cannot be written.
@@ -40,19 +39,20 @@ def write_card(output_dir, data_args, steps, repo_id=None, original=None, export
     results_file = folder / "all_results.json"
     results = json.loads(results_file.read_text(encoding="utf-8")) if results_file.is_file() else {}
     name = repo_id or folder.resolve().name
-    int8 = any("int8" in line for line in steps) if export_format else "int8" in str(config.get("torch_dtype"))
+    exported = kind in ENGINES
+    int8 = is_int8_export(folder, kind) if exported else "int8" in str(config.get("torch_dtype"))
     ipex = config.get("backend") == "ipex"
     on_hub = data_args.dataset_name is not None and kind_of(data_args.dataset_name) is None
     scores = _scores(results)
-    tags = [export_format or "neural-compressor"]
+    tags = [kind if exported else "neural-compressor"]
     tags += ["int8"] if int8 else []
     tags += ["ipex"] if ipex else []
     tags += ["pruned"] if "sparsity" in results else []
     metadata = ModelCardData(
         base_model=config.get("_name_or_path") or None,
         datasets=[data_args.dataset_name] if on_hub else None,
-        library_name=ENGINES[export_format].library if export_format else "optimum-intel" if int8 else "transformers",
-        pipeline_tag="feature-extraction" if encoder else "question-answering",
+        library_name=ENGINES[kind].library if exported else "optimum-intel" if int8 else "transformers",
+        pipeline_tag="feature-extraction" if kind == "encoder" else "question-answering",
         tags=tags,
         model_name=name if scores else None,
         eval_results=_eval_results(scores, data_args, on_hub) if scores else None,
@@ -61,12 +61,12 @@ def write_card(output_dir, data_args, steps, repo_id=None, original=None, export
     if "sparsity" in results:
         done += f"\n- {100 * results['sparsity']:.1f} % of the weights of the linear operators are zero."
     questions = f"{results['eval_samples']} questions of `{_source(data_args)}`" if scores else ""
-    if encoder:
+    if kind == "encoder":
         purpose, lost, how = "A sparse language model, to be fine-tuned with its zeros kept.", "", _stage_1(name)
     else:
         purpose = "Answers questions about a text by a span of it."
         lost = f"## What was lost\n\n{_loss(scores, _scores(original or {}), questions)}\n\n"
-        how = _exported_snippet(name, export_format, data_args) if export_format else _snippet(name, int8, ipex)
+        how = _exported_snippet(name, kind, data_args) if exported else _snippet(name, int8, ipex)
     text = f"""# {name}
 
 {purpose}

@@ -16,7 +16,6 @@ from qa.results.report import drop_report, report_run
 from qa.start.arguments import FILE_FLAGS, HUB_NAMES
 from qa.start.digests import digest
 from qa.start.distributed import gather, leave_others, wait_for_all
-from qa.start.engines import ENGINES
 from qa.start.errors import UsageError
 from qa.start.output import check_checkpoint, check_owner, claim_output_dir, finish, last_checkpoint, step_of
 from qa.start.paths import kind_of
@@ -221,12 +220,11 @@ def conclude(run, loaded, evaluated, steps, kind="compressed", history=(), spars
     original = None
     if run.optimization_args.report:
         original = report_run(run, evaluated["eval"], answers["eval"], kind, history, sparsity)
-    exported = kind if kind in ENGINES else None
     name = run.hub and run.hub.repo_id
     scored = _scored(run, evaluated)
     # The card names the questions that were scored, maybe by an earlier run.
     asked = SimpleNamespace(**{**vars(run.data_args), **scored})
-    write_card(run.output_dir, asked, steps, name, original, exported, encoder=kind == "encoder")
+    write_card(run.output_dir, asked, steps, name, original, kind)
     if "tensorboard" in run.training_args.report_to:
         from qa.training.callbacks import log_saved_model
 

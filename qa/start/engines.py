@@ -4,6 +4,7 @@ Belongs here: an entry for each engine, without importing it.
 Does not belong here: writing its files and running them (`engines.py` and `engine_runs.py` in `qa/models/`).
 """
 
+from pathlib import Path
 from typing import NamedTuple
 
 
@@ -61,3 +62,9 @@ ENGINES = {
         ),
     ),
 }
+
+
+def is_int8_export(folder, name):
+    """Tell whether what one of the `ENGINES` has in a folder is an int8 model."""
+    engine = ENGINES[name]
+    return engine.rounding in (Path(folder) / engine.files[-1]).read_bytes()

@@ -11,6 +11,7 @@ from qa.models.loading import called, name_on_hub
 from qa.results.card import write_card
 from qa.start.arguments import DataTrainingArguments
 from qa.start.cpu import processor
+from qa.start.engines import ENGINES
 
 SCORED = {"eval_f1": 57.591, "eval_exact_match": 43.151, "eval_samples": 438}
 ON_HUB = DataTrainingArguments(dataset_name="squad_v2", dataset_config_name="plain")
@@ -23,13 +24,15 @@ def folder(tmp_path):
     return tmp_path / "out" / "static"
 
 
-def card_of(folder, data_args, results=SCORED, config=(), **kwargs):
+def card_of(folder, data_args, results=SCORED, config=(), kind="compressed", **kwargs):
     folder.mkdir(parents=True)
     config = {"_name_or_path": "org/base", "torch_dtype": "int8", "backend": "default", **dict(config)}
     (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    if kind in ENGINES:
+        (folder / ENGINES[kind].files[-1]).write_bytes(b"... " + ENGINES[kind].rounding)
     if results is not None:
         (folder / "all_results.json").write_text(json.dumps(results), encoding="utf-8")
-    write_card(folder, data_args, STEPS, **kwargs)
+    write_card(folder, data_args, STEPS, kind=kind, **kwargs)
     text = (folder / "README.md").read_text(encoding="utf-8")
     assert metadata_errors(text) == []
     return ModelCard.load(folder / "README.md"), text
@@ -156,7 +159,7 @@ def test_each_kind_of_model_is_loaded_its_own_way(config, library, lines, folder
 )
 def test_exported_models_are_loaded_by_their_engine(export_format, library, line, folder):
     config = {"torch_dtype": "float32"}
-    card, text = card_of(folder, FILES, config=config, repo_id="ada/m", export_format=export_format)
+    card, text = card_of(folder, FILES, config=config, repo_id="ada/m", kind=export_format)
     assert line in section(text, "How to load it")
     assert card.data.library_name == library
     assert card.data.tags == [export_format, "int8"]
@@ -168,7 +171,7 @@ def test_exported_models_are_loaded_by_their_engine(export_format, library, line
 def test_the_snippet_of_an_export_cuts_windows_as_the_run_did(folder):
     arguments = {"max_seq_length": 128, "doc_stride": 32, "max_answer_length": 12, "version_2_with_negative": True}
     data_args = DataTrainingArguments(validation_file="dev.json", **arguments)
-    _, text = card_of(folder, data_args, export_format="onnx")
+    _, text = card_of(folder, data_args, kind="onnx")
     assert 'enable_truncation(128, stride=32, strategy="only_second")' in text
     assert "np.outer(inside, inside), 11))  # at most 12 tokens" in text
     assert "It gives an answer to every question." in text
@@ -177,7 +180,8 @@ def test_the_snippet_of_an_export_cuts_windows_as_the_run_did(folder):
 def test_an_export_in_fp32_is_not_called_int8(folder):
     folder.mkdir(parents=True)
     (folder / "config.json").write_text('{"torch_dtype": "float32"}', encoding="utf-8")
-    write_card(folder, FILES, {"Export to ONNX": None}, export_format="onnx")
+    (folder / "model.onnx").write_bytes(b"MatMul")
+    write_card(folder, FILES, {"Export to ONNX": None}, kind="onnx")
     assert ModelCard.load(folder / "README.md").data.tags == ["onnx"]
 
 

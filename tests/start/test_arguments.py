@@ -292,7 +292,9 @@ def test_an_ambiguous_abbreviation_is_refused_with_what_it_could_be(flag, candid
             with pytest.raises(UsageError, match="no such file"):
                 parse(*words)
         else:
-            with pytest.raises(UsageError, match=f"^ambiguous option: {flag}(=a)? could match {', '.join(candidates)} "):
+            with pytest.raises(
+                UsageError, match=f"^ambiguous option: {flag}(=a)? could match {', '.join(candidates)} "
+            ):
                 parse(*words)
 
 
