@@ -1,6 +1,6 @@
 """The plain form of pre- and post-processing and of the scores: one Python step for each token and each pair.
 
-Belongs here: slow, obvious code that says what the vectorised functions of `utils_qa.py` and `squad_metric.py` must
+Belongs here: slow, obvious code that says what the vectorised functions of `utils_qa.py` and `squad_scores.py` must
 compute. `benchmarks/` measures them against it.
 """
 

@@ -1,34 +1,36 @@
 """Answers to scores.
 
 Belongs here: which metric answers are scored with.
-Does not belong here: the metrics themselves (`squad_metric.py`, which `evaluate` loads as a file of its own).
+Does not belong here: the metrics themselves (`squad_scores.py`).
 """
 
 import pyarrow.compute as pc
 
+from qa.questions.squad_scores import squad_scores, squad_v2_scores
 from qa.start.process import is_first_process
 
 
-def compute_metrics(examples, answers, null_score_diff_threshold=0.0):
-    """Score answers with the functions behind the project's `evaluate` module (`squad_metric.py`).
+def scores_of(texts, golds, null_odds, threshold):
+    """Score texts by the metric of SQuAD 2.0 if there are null odds, else by that of v1.1; see `squad_scores.py`."""
+    if null_odds is None:
+        return squad_scores(texts, golds)
+    return squad_v2_scores(texts, golds, null_odds, threshold)
 
-    Loading the module itself takes three times as long as scoring: it types, copies and hashes all that it is given.
+
+def compute_metrics(examples, answers, null_score_diff_threshold=0.0):
+    """Score answers.
 
     Args:
         examples: `datasets.Dataset` with `id` and `answers`.
         answers: `Answers` for these examples.
-        null_score_diff_threshold: the threshold that `answers` were chosen with (SQuAD 2.0).
+        null_score_diff_threshold: the threshold that they were chosen with (SQuAD 2.0).
 
     Returns:
         Dictionary of floats in percent: `exact_match` and `f1`; for SQuAD 2.0 the entries of its official script.
     """
-    from qa.questions.squad_metric import squad_scores, squad_v2_scores
-
     texts = pc.struct_field(examples.with_format("arrow")["answers"], "text").to_pylist()
     golds = dict(zip(examples["id"], texts, strict=True))
-    if answers.null_odds is None:
-        return squad_scores(answers.predictions, golds)
-    return squad_v2_scores(answers.predictions, golds, answers.null_odds, null_score_diff_threshold)
+    return scores_of(answers.predictions, golds, answers.null_odds, null_score_diff_threshold)
 
 
 def score(examples, answers, data_args):

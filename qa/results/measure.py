@@ -1,7 +1,7 @@
 """What it costs to run a model, and how sure a score is.
 
 Belongs here: latency and memory, taken in a fresh process for each model, and bootstrap intervals.
-Does not belong here: scoring answers (`squad_metric.py`), tables (`tables.py`) and drawing (`plots.py`).
+Does not belong here: scoring answers (`squad_scores.py`), tables (`tables.py`) and drawing (`plots.py`).
 
 Run as a module, this file is that process: it imports nothing but what loading and running the model takes.
 """

@@ -130,17 +130,13 @@ def question_scores(examples, answers, data_args):
     """
     import numpy as np
 
-    from qa.questions.squad_metric import squad_scores, squad_v2_scores
+    from qa.questions.scores import scores_of
 
     rows = []
     for identifier, golds in zip(examples["id"], examples["answers"], strict=True):
         text, golds = {identifier: answers.predictions[identifier]}, {identifier: golds["text"]}
-        if answers.null_odds is None:
-            scored = squad_scores(text, golds)
-            rows.append((scored["f1"], scored["exact_match"]))
-        else:
-            scored = squad_v2_scores(text, golds, answers.null_odds, data_args.null_score_diff_threshold)
-            rows.append((scored["f1"], scored["exact"]))
+        scored = scores_of(text, golds, answers.null_odds, data_args.null_score_diff_threshold)
+        rows.append((scored["f1"], scored["exact_match" if answers.null_odds is None else "exact"]))
     return np.array(rows)
 
 

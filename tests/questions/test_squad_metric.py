@@ -13,7 +13,8 @@ from textbook import plain_normalize, plain_squad, plain_squad_v2
 from qa.questions.answers import Answers
 from qa.questions.features import dataset_of
 from qa.questions.scores import score
-from qa.questions.squad_metric import SquadQA, normalize_answer, squad_scores, squad_v2_scores
+from qa.questions.squad_metric import SquadQA
+from qa.questions.squad_scores import normalize_answer, squad_scores, squad_v2_scores
 from qa.start.arguments import DataTrainingArguments
 
 MODULE = str(ROOT / "qa/questions/squad_metric.py")
