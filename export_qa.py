@@ -35,7 +35,7 @@ from qa.results.course import (
 from qa.results.hub import hub_of
 from qa.results.verification import verify, verify_error
 from qa.start.arguments import OutcomeArguments, parse_arguments
-from qa.start.arguments_checks import check_criterion, check_effects, note_effects
+from qa.start.arguments_checks import check_effects, check_questions, note_effects
 from qa.start.command import command
 from qa.start.engines import ENGINES
 from qa.start.errors import UsageError
@@ -159,12 +159,10 @@ def main():
     check_extra(export_format)
     path = find_config(optimization_args, "quantization_config", "quantization.yml")
     settings = quantization_settings(export_format, path) if quantizing else {}
-    check_criterion(settings, path, training_args.do_eval)
     run.settings["quantization"] = settings
     static = quantizing and optimization_args.quantization_approach == "static"
     splits = {"train": static, "validation": training_args.do_eval, "test": training_args.do_predict}
-    if optimization_args.verify_loading and not any(splits.values()):
-        raise UsageError("--verify_loading compares logits on real questions: give --do_eval or --do_predict as well")
+    check_questions(run, path, splits)
     note_effects(run)
     run.hub = hub_of(training_args)
     read_inputs(run, splits, int8_too=not quantizing)

@@ -28,7 +28,7 @@ from qa.results.course import (
 from qa.results.hub import hub_of
 from qa.results.verification import verify
 from qa.start.arguments import DataTrainingArguments, ModelArguments, OutcomeArguments, parse_arguments
-from qa.start.arguments_checks import check_criterion, check_effects, note_effects
+from qa.start.arguments_checks import check_effects, check_questions, note_effects
 from qa.start.command import command
 from qa.start.errors import UsageError
 from qa.start.process import check_one_process, prepare_process
@@ -66,6 +66,8 @@ def check_optimization(optimization_args, data_args, training_args):
     if training_args.push_to_hub and not optimization_args.apply_quantization:
         raise UsageError("--push_to_hub sends the quantized model: give --apply_quantization as well")
     if not optimization_args.apply_quantization:
+        if not (training_args.do_eval or training_args.do_predict):
+            raise UsageError("there is nothing to do: give --apply_quantization, --do_eval or --do_predict")
         return
     static = optimization_args.quantization_approach == "static"
     if training_args.use_ipex and not static:
@@ -78,18 +80,6 @@ def check_optimization(optimization_args, data_args, training_args):
         raise UsageError(
             "--quantization_approach static calibrates on training questions: give --train_file or --dataset_name"
         )
-
-
-def check_run(run, splits, path):
-    """Refuse a run that does nothing, or lacks the questions for what it is to do; its settings are from `path`."""
-    training_args, optimization_args = run.training_args, run.optimization_args
-    quantizing = optimization_args.apply_quantization
-    if not (quantizing or training_args.do_eval or training_args.do_predict):
-        raise UsageError("there is nothing to do: give --apply_quantization, --do_eval or --do_predict")
-    if quantizing:
-        check_criterion(run.settings["quantization"], path, training_args.do_eval)
-    if quantizing and optimization_args.verify_loading and not any(splits.values()):
-        raise UsageError("--verify_loading compares logits on real questions: give --do_eval or --do_predict as well")
 
 
 @command
@@ -108,7 +98,7 @@ def main():
     if quantizing:
         run.settings["quantization"] = quantization_settings("ipex" if use_ipex else approach, path)
     splits = {"train": static, "validation": training_args.do_eval, "test": training_args.do_predict}
-    check_run(run, splits, path)
+    check_questions(run, path, splits)
     note_effects(run)
     run.hub = hub_of(training_args)
     read_inputs(run, splits)

@@ -19,7 +19,7 @@ import torch
 from neural_compressor import DistillationConfig
 from neural_compressor.config import KnowledgeDistillationLossConfig
 
-from qa.models.inputs import TEACHER_TYPES, columns_taken
+from qa.models.inputs import LABELS, TEACHER_TYPES, columns_taken
 from qa.models.passes import Batches, forward_passes
 from qa.questions.features import feature_cache, prepare_features
 from qa.start.digests import code_of
@@ -127,7 +127,7 @@ def inputs_of_teacher(teacher, inputs):
     Returns:
         Dictionary of those that it takes, with token types of its own if there are any.
     """
-    seen = {name: values for name, values in inputs.items() if name not in ("start_positions", "end_positions")}
+    seen = {name: values for name, values in inputs.items() if name not in LABELS}
     if TEACHER_TYPES in seen:
         seen["token_type_ids"] = seen.pop(TEACHER_TYPES)
     return {name: seen[name] for name in columns_taken(teacher, seen)}

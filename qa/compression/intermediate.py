@@ -1,7 +1,7 @@
 """Losses between the layers of a student and its teacher: hidden states, and relations of values.
 
 Belongs here: which layers are compared, and the losses.
-Does not belong here: losses between logits, which are INC's (`distillation.py`), and the step that adds them all up.
+Does not belong here: losses between logits (`distillation.py`), and the step that adds them all up.
 """
 
 import functools

@@ -1,6 +1,7 @@
 """Compressed models back from disk.
 
-Belongs here: loading again what a run saved, and refusing files that could do more than that.
+Belongs here: loading again what a run saved, with no weights of an earlier run, and refusing files that could do more
+than that.
 Does not belong here: compressing (`qa/compression/`).
 """
 

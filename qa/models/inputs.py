@@ -13,6 +13,8 @@ from qa.models.engine_runs import LOGITS
 from qa.questions.spans import PROBE, own_rules
 from qa.start.errors import UsageError
 
+# Columns of a training feature's answer; text without questions has none.
+LABELS = ("start_positions", "end_positions")
 # Column of features with the token types of a teacher that takes others than its student.
 TEACHER_TYPES = "teacher_token_type_ids"
 # No model whose positions are not counted one by one is asked for longer windows.

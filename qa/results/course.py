@@ -10,7 +10,7 @@ from types import SimpleNamespace
 from qa.models.identity import made_from
 from qa.models.loading import load_config_and_tokenizer, load_model, load_teacher_config_and_tokenizer
 from qa.questions.examples import load_examples
-from qa.results.files import read_json, save_results, show_results
+from qa.results.files import log_saved_model, read_json, save_results, show_results
 from qa.results.hub import push
 from qa.results.report import drop_report, report_run
 from qa.start.arguments import FILE_FLAGS, HUB_NAMES
@@ -139,10 +139,10 @@ def _scored(run, evaluated):
 
 def evaluate_as_it_is(run, model, evaluated):
     """Evaluate a model that this run does not change; parameters as in `conclude`."""
-    from qa.results.evaluation import evaluate_and_report
+    from qa.results.evaluation import evaluate_and_save
 
     device = run.training_args.device
-    answers = evaluate_and_report(model.to(device), evaluated, run.data_args, run.output_dir, device, saved=False)
+    answers = evaluate_and_save(run, model.to(device), evaluated, device, saved=False)
     leave_others()
     if run.optimization_args.report and is_first_process():
         report_run(run, evaluated["eval"], answers["eval"])
@@ -211,9 +211,9 @@ def conclude(run, loaded, evaluated, steps, kind="compressed", history=(), spars
         sparsity: of a pruned model, from `sparsity.sparsity_report`.
     """
     from qa.results.card import write_card
-    from qa.results.evaluation import evaluate_and_report
+    from qa.results.evaluation import evaluate_and_save
 
-    answers = evaluate_and_report(loaded, evaluated, run.data_args, run.output_dir)
+    answers = evaluate_and_save(run, loaded, evaluated)
     leave_others()
     if not is_first_process():
         return
@@ -226,8 +226,6 @@ def conclude(run, loaded, evaluated, steps, kind="compressed", history=(), spars
     asked = SimpleNamespace(**{**vars(run.data_args), **scored})
     write_card(run.output_dir, asked, steps, name, original, kind)
     if "tensorboard" in run.training_args.report_to:
-        from qa.training.callbacks import log_saved_model
-
         log_saved_model(run.output_dir, run.training_args.logging_dir, history[-1]["step"])
     _finish(run, scored, run.optimization_args.verify_loading or run.earlier.get("verified", False))
     if run.hub:

@@ -1,4 +1,4 @@
-"""Questions through a model, from features to metrics. All scripts evaluate through this one door.
+"""Questions through a model, from features to metrics.
 
 Belongs here: preparing what is evaluated, answering it, and scoring the answers.
 Does not belong here: forward passes (`qa/models/passes.py`) and how results are kept (`files.py`).
@@ -130,24 +130,23 @@ def prepare_evaluation(run, multiple=1):
     }
 
 
-def evaluate_and_report(model, evaluated, data_args, output_dir, device="cpu", saved=True):
+def evaluate_and_save(run, model, evaluated, device="cpu", saved=True):
     """Evaluate a model on what was prepared, print the metrics as tables and write them to the results files.
 
     Args:
+        run: `Run`; results and answers go to its output folder.
         model, device: as in `forward_passes`.
         evaluated: from `prepare_evaluation`.
-        data_args: `DataTrainingArguments`.
-        output_dir: folder for results and answers.
-        saved: whether the model's weights are in `output_dir`.
+        saved: whether the model's weights are in that folder.
 
     Returns:
         Dictionary from the names in `evaluated` to the model's `Answers`.
     """
     answers = {}
     for name, prepared in evaluated.items():
-        metrics, answers[name] = evaluate_model(model, prepared, data_args, output_dir, name, device)
-        metrics["model_size_mb"] = model_size_mb(model, output_dir if saved else None)
-        save_results(metrics, output_dir, name)
+        metrics, answers[name] = evaluate_model(model, prepared, run.data_args, run.output_dir, name, device)
+        metrics["model_size_mb"] = model_size_mb(model, run.output_dir if saved else None)
+        save_results(metrics, run.output_dir, name)
         show_results(f"{name} metrics", metrics)
     return answers
 

@@ -1,6 +1,6 @@
 """Results as files and on the terminal.
 
-Belongs here: the results files that users of the transformers examples know.
+Belongs here: the results files that users of the transformers examples know, and the same scores for tensorboard.
 Does not belong here: answers (`qa/questions/answers.py`) and reports (`report.py`).
 """
 
@@ -33,6 +33,25 @@ def show_results(title, metrics):
     print(f"***** {title} *****")
     for name, value in rows:
         print(f"  {name:<{width}} = {f'{value:.4f}' if isinstance(value, float) else value}")
+
+
+def log_saved_model(output_dir, logging_dir, step):
+    """Write the scores of the model as it was saved to tensorboard, as `saved/f1` and so on.
+
+    What `Trainer` logs while it trains is of the fake-quant model.
+
+    Args:
+        output_dir: folder with `all_results.json`.
+        logging_dir: folder of the event files.
+        step: the last optimizer step.
+    """
+    from torch.utils.tensorboard import SummaryWriter
+
+    results = json.loads((Path(output_dir) / "all_results.json").read_text(encoding="utf-8"))
+    with SummaryWriter(logging_dir) as writer:
+        for name in ("eval_f1", "eval_exact_match", "eval_exact", "sparsity"):
+            if name in results:
+                writer.add_scalar(f"saved/{name.removeprefix('eval_')}", results[name], step)
 
 
 def read_json(path):

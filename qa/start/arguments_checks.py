@@ -240,14 +240,26 @@ def note_effects(run, trains=False):
             print(f"note: --{name} has no effect without {companion}")
 
 
-def check_criterion(settings, path, do_eval):
-    """Refuse quantization settings, from the file `path`, whose accuracy criterion has no questions to be tried on."""
+def check_questions(run, path, splits):
+    """Refuse what needs questions where none are read.
+
+    Args:
+        run: `Run` with its arguments and settings.
+        path: file of its quantization settings.
+        splits: dictionary from split to whether it is read.
+
+    Raises:
+        UsageError: no question is there for an accuracy criterion, or to compare models on.
+    """
+    settings = run.settings.get("quantization", {})
     if "tuning_criterion" in settings and "accuracy_criterion" not in settings:
         print(f"note: {path}: tuning_criterion has no effect without accuracy_criterion")
-    if "accuracy_criterion" in settings and not do_eval:
+    if "accuracy_criterion" in settings and not run.training_args.do_eval:
         raise UsageError(
             f"{path} has an accuracy criterion, which is tuned on the validation questions: give --do_eval"
         )
+    if run.optimization_args.verify_loading and not any(splits.values()):
+        raise UsageError("--verify_loading compares logits on real questions: give --do_eval or --do_predict as well")
 
 
 def _check_training(args):

@@ -1,7 +1,7 @@
 """Training features to batches: padding, order, and how many steps they make.
 
 Belongs here: what decides which features are in which step of a training, on one process or several.
-Does not belong here: how batches without training are formed (`qa/models/passes.py`).
+Does not belong here: batches for a pass without labels (`qa/models/passes.py`).
 """
 
 import math
@@ -11,7 +11,7 @@ from torch.nn.functional import pad
 from transformers.data.data_collator import pad_without_fast_tokenizer_warning
 from transformers.trainer_pt_utils import get_length_grouped_indices
 
-from qa.models.inputs import TEACHER_TYPES
+from qa.models.inputs import LABELS, TEACHER_TYPES
 from qa.models.passes import Batches
 from qa.start.errors import UsageError
 
@@ -19,8 +19,6 @@ from qa.start.errors import UsageError
 MASKED_LOGIT = -1e9
 # Training features that activation ranges are taken from.
 CALIBRATION_FEATURES = 64
-# Columns of a training feature's answer; text without questions has none.
-LABELS = ("start_positions", "end_positions")
 
 
 class FeatureCollator:

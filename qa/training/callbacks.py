@@ -5,12 +5,10 @@ Does not belong here: a step itself (`trainer.py`).
 """
 
 import contextlib
-import json
 import signal
 import sys
 import threading
 import time
-from pathlib import Path
 
 import torch
 from transformers import TrainerCallback
@@ -195,22 +193,3 @@ class TensorBoard(TensorBoardCallback):
                 self.tb_writer.add_scalar(f"activation_min/{name}", low, step)
                 self.tb_writer.add_scalar(f"activation_max/{name}", high, step)
         super().on_log(args, state, control, logs=logs, **kwargs)
-
-
-def log_saved_model(output_dir, logging_dir, step):
-    """Write the scores of the model as it was saved to tensorboard, as `saved/f1` and so on.
-
-    What `Trainer` logs while it trains is of the fake-quant model.
-
-    Args:
-        output_dir: folder with `all_results.json`.
-        logging_dir: folder of the event files.
-        step: the last optimizer step.
-    """
-    from torch.utils.tensorboard import SummaryWriter
-
-    results = json.loads((Path(output_dir) / "all_results.json").read_text(encoding="utf-8"))
-    with SummaryWriter(logging_dir) as writer:
-        for name in ("eval_f1", "eval_exact_match", "eval_exact", "sparsity"):
-            if name in results:
-                writer.add_scalar(f"saved/{name.removeprefix('eval_')}", results[name], step)
