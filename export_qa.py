@@ -17,6 +17,7 @@ requirements-openvino.txt).
 """
 
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 from qa.compression.settings import find_config, quantization_settings
 from qa.corrections.ipex import without_ipex
@@ -63,6 +64,9 @@ PRUNED = 0.01
 class OptimizationArguments(OutcomeArguments):
     """What is written."""
 
+    # No argument: what the checks of all commands ask about.
+    refused: ClassVar = dict.fromkeys(("use_ipex", "bf16"), "it is for run_qa_post_training.py")
+
     export_format: str = field(
         default="onnx",
         metadata={"help": "onnx: model.onnx. openvino: openvino_model.xml and .bin.", "choices": list(ENGINES)},
@@ -83,14 +87,12 @@ class OptimizationArguments(OutcomeArguments):
         metadata={"help": "YAML file with settings in a section onnx or openvino (config/quantization.yml)."},
     )
     num_calibration_samples: int = field(
-        default=50, metadata={"help": "Training features to calibrate on (static only)."}
+        default=50, metadata={"help": "Training windows to calibrate on (static only)."}
     )
 
 
 def check_optimization(optimization_args, data_args, training_args):
     """Refuse what no engine does."""
-    if training_args.use_ipex or training_args.bf16:
-        raise UsageError("--use_ipex and --bf16 are for run_qa_post_training.py; leave them out here")
     if not optimization_args.apply_quantization:
         return
     if optimization_args.quantization_approach == "dynamic":

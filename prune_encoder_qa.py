@@ -11,6 +11,7 @@ linear operator go in one blow, and much of what the model knew with them. Refus
 
 import copy
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 from qa.compression.schedule import PRUNING_APPROACHES, fit_schedule
 from qa.compression.settings import CONFIG_DIR, settings_for_pruning
@@ -75,6 +76,12 @@ class OptimizationArguments(OutcomeArguments):
 
     # No arguments: what the checks of all commands ask about.
     takes_questions = False
+    trains = True
+    refused: ClassVar = {
+        **OutcomeArguments.refused,
+        **dict.fromkeys(OF_QUESTIONS, "no question is answered"),
+        **dict.fromkeys(OF_DROPOUT, "the model is trained without dropout"),
+    }
     apply_pruning = True
 
 
@@ -96,14 +103,6 @@ def prune(model, sparsity):
 def settle_training(run):
     """Find out whether there is a training, refuse what goes with none, and tell the training's arguments."""
     data_args, training_args, optimization_args = run.data_args, run.training_args, run.optimization_args
-    values = run.arguments
-    asked = [flag for flag in optimization_args.given if values.get(flag) not in (None, False, 0, "no")]
-    for flag in filter(asked.__contains__, OF_QUESTIONS):
-        raise UsageError(f"--{flag} is about questions, and no question is answered here; leave it out")
-    for flag in filter(asked.__contains__, OF_DROPOUT):
-        raise UsageError(f"--{flag} does nothing to a model that trains without dropout, as here; leave it out")
-    if training_args.use_ipex:
-        raise UsageError("--use_ipex is for run_qa_post_training.py; leave it out here")
     check_growth(optimization_args)
     text = data_args.train_file or data_args.dataset_name
     steps = optimization_args.steps

@@ -58,8 +58,13 @@ LOGGED_SHARE = 0.02
 class OptimizationArguments(OutcomeArguments):
     """What is done to the model while it trains."""
 
+    # No argument: what the checks of all commands ask about.
+    trains = True
+
     apply_quantization: bool = field(default=False, metadata={"help": "Train for int8 (quantization-aware)."})
-    apply_pruning: bool = field(default=False, metadata={"help": "Set weights to zero while training."})
+    apply_pruning: bool = field(
+        default=False, metadata={"help": "Set weights to zero, or take heads and channels out."}
+    )
     apply_distillation: bool = field(default=False, metadata={"help": "Learn from a teacher model as well."})
     target_sparsity: float = field(
         default=0.1, metadata={"help": "Share of zeros to reach in the pruned linear operators."}
@@ -70,7 +75,11 @@ class OptimizationArguments(OutcomeArguments):
     )
     pruning_approach: str = field(
         default="snip_momentum",
-        metadata={"help": "How weights are chosen, and how fast.", "choices": list(PRUNING_APPROACHES)},
+        metadata={
+            "help": "How weights are chosen. progressive: blocks go little by little. pattern_lock: the zeros that "
+            "are there stay.",
+            "choices": list(PRUNING_APPROACHES),
+        },
     )
     prune_heads: float | None = field(
         default=None, metadata={"help": "Share of the attention heads to take out before the training (0.5: half)."}
@@ -80,7 +89,9 @@ class OptimizationArguments(OutcomeArguments):
     )
     pruning_config: str | None = field(
         default=None,
-        metadata={"help": "YAML file with INC's pruning settings (prune.yml or prune_pattern_lock.yml in config/)."},
+        metadata={
+            "help": "YAML file with INC's pruning settings (in config/: prune.yml; prune_pattern_lock.yml for that)."
+        },
     )
     quantization_config: str | None = field(
         default=None, metadata={"help": "YAML file with INC's quantization settings (config/quantization.yml)."}
@@ -111,8 +122,6 @@ def check_optimization(optimization_args, training_args):
         raise UsageError("--push_to_hub sends the trained model: give --do_train as well")
     if optimization_args.apply_distillation and optimization_args.teacher_model_name_or_path is None:
         raise UsageError("--apply_distillation needs a teacher: give --teacher_model_name_or_path")
-    if training_args.use_ipex:
-        raise UsageError("--use_ipex is for run_qa_post_training.py; leave it out here")
     halved = next((name for name in ("bf16", "fp16") if getattr(training_args, name)), None)
     if halved and optimization_args.apply_quantization:
         raise UsageError(

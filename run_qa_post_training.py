@@ -9,6 +9,7 @@ v2.0 data, CPUs. Refused: IPEX with the dynamic approach or a DeBERTa model, and
 """
 
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 from qa.compression.settings import find_config, quantization_settings
 from qa.corrections.ipex import without_ipex
@@ -43,6 +44,9 @@ __all__ = ["DataTrainingArguments", "ModelArguments", "OptimizationArguments", "
 class OptimizationArguments(OutcomeArguments):
     """What is done to the model."""
 
+    # No argument: what the checks of all commands ask about.
+    refused: ClassVar = {}
+
     apply_quantization: bool = field(
         default=False, metadata={"help": "Quantize the model; without it the model is evaluated as it is."}
     )
@@ -57,7 +61,7 @@ class OptimizationArguments(OutcomeArguments):
         default=None, metadata={"help": "YAML file with INC's quantization settings (config/quantization.yml)."}
     )
     num_calibration_samples: int = field(
-        default=50, metadata={"help": "Training features to calibrate on (static only)."}
+        default=50, metadata={"help": "Training windows to calibrate on (static only)."}
     )
 
 

@@ -13,11 +13,11 @@ from pathlib import Path
 
 from qa.models.loading import WEIGHT_FILES, from_pretrained
 from qa.questions.spans import tokenizer_rules
-from qa.start.arguments_checks import NO_EFFECT
 from qa.start.digests import DIGITS, code_of, digest
 from qa.start.engines import ENGINES
 from qa.start.paths import kind_of
 from qa.start.stack import STACK
+from qa.start.training_arguments import NO_EFFECT
 
 # What decides about features, weights and scores.
 ROOMS = ("questions", "models", "compression", "training", "corrections")

@@ -12,6 +12,7 @@ import os
 import sys
 from dataclasses import dataclass, field, fields
 from pathlib import Path
+from typing import ClassVar
 
 from qa.corrections.accelerate import mixed_precision
 from qa.start.argument_words import known_values, refuse, value_of, values_of_file, words_of
@@ -19,6 +20,7 @@ from qa.start.errors import UsageError
 from qa.start.output import last_checkpoint, step_of
 from qa.start.paths import check_output_dir, kind_of
 from qa.start.process import go_offline_without_hub, quiet_libraries
+from qa.start.training_arguments import HELP, NO_EFFECT, OF_TRAINING, REFUSED
 
 # Arguments that may name something on the hub.
 HUB_NAMES = ("model_name_or_path", "config_name", "tokenizer_name", "dataset_name", "teacher_model_name_or_path")
@@ -107,14 +109,14 @@ class DataTrainingArguments:
         default=None, metadata={"help": "Processes that prepare features (one, if left out)."}
     )
     max_seq_length: int = field(
-        default=384, metadata={"help": "Longest feature in tokens; longer examples are split into several."}
+        default=384, metadata={"help": "Longest window in tokens; longer contexts are cut into several."}
     )
     pad_to_max_length: bool | None = field(
         default=None,
         # A bare flag means True; HfArgumentParser does that for plain booleans only.
         metadata={
-            "help": "Pad every feature to max_seq_length (--no_pad_to_max_length: never). If left out: pad to the "
-            "longest of the batch, except where the engine needs fixed shapes.",
+            "help": "Pad every window to max_seq_length (--no_pad_to_max_length: to the longest of its batch). Left "
+            "out: to the longest of its batch, except where the engine needs fixed shapes.",
             "nargs": "?",
             "const": True,
         },
@@ -162,15 +164,23 @@ class DataTrainingArguments:
 class OutcomeArguments:
     """How the outcome of a run is proved; each script's `OptimizationArguments` goes on from here."""
 
-    # No argument: whether the script is about questions, or about any text.
+    # No arguments: whether the script is about questions, or about any text, whether it trains, and which shared
+    # arguments it refuses for what reasons.
     takes_questions = True
+    trains = False
+    refused: ClassVar = {"use_ipex": "it is for run_qa_post_training.py"}
 
     verify_loading: bool = field(
-        default=False, metadata={"help": "Load the saved model again and compare its logits with those in memory."}
+        default=False,
+        metadata={
+            "help": "Load the saved model again and compare its logits with those in memory; exit code 1 if not alike."
+        },
     )
     report: bool = field(
         default=False,
-        metadata={"help": "Score, time and weigh the original model as well, and write report.html and report.md."},
+        metadata={
+            "help": "Score, time and weigh the original model as well; write report.html, .md and .json, and plots."
+        },
     )
 
 
@@ -226,7 +236,8 @@ def parse_arguments(optimization_arguments_class, argv=None):
         nargs="?",
         const=False,
         type=lambda word: not string_to_bool(word),
-        help="Pad batches to their longest feature, whatever the engine.",
+        metavar="",
+        help="Pad batches to their longest window, whatever the engine.",
     )
     # Batches of one length have little padding: a third less to compute on SQuAD.
     parser.set_defaults(group_by_length=True)
@@ -240,6 +251,10 @@ def parse_arguments(optimization_arguments_class, argv=None):
     parser.set_defaults(report_to="none")
     parser.error = refuse
     actions = parser._option_string_actions
+    hidden = {*NO_EFFECT, *REFUSED, *optimization_arguments_class.refused}
+    hidden |= set() if optimization_arguments_class.trains else {*OF_TRAINING}
+    for action in actions.values():
+        action.help = argparse.SUPPRESS if action.dest in hidden else HELP.get(action.dest, action.help)
     known = known_values(values, actions, {each.name: each.default for each in fields(TrainingArguments)}, file)
     words = [*words_of(known), *flags]
     unset = argparse.Namespace(**dict.fromkeys((action.dest for action in actions.values()), parser))

@@ -14,16 +14,10 @@ import run_qa
 import run_qa_post_training
 from qa.start import arguments_checks
 from qa.start.arguments import DataTrainingArguments, ModelArguments, parse_arguments
-from qa.start.arguments_checks import (
-    NO_EFFECT,
-    OF_TRAINING,
-    OPTIMIZERS,
-    REFUSED,
-    check_effects,
-    note_effects,
-)
+from qa.start.arguments_checks import OPTIMIZERS, check_effects, note_effects
 from qa.start.errors import UsageError
 from qa.start.run import Run
+from qa.start.training_arguments import NO_EFFECT, OF_TRAINING, REFUSED
 
 # fmt: off
 # These do what they say in every command.
@@ -56,7 +50,9 @@ def check(tmp_path, capsys):
 
     def run(script, *words, trains=True):
         given = ["--model_name_or_path", str(SAMPLE / "distilbert-qa"), "--output_dir", str(tmp_path / "out")]
-        given += ["--validation_file", str(SAMPLE / "dev.json"), "--do_eval", "--no_cuda", *map(str, words)]
+        if script.OptimizationArguments.takes_questions:
+            given += ["--validation_file", str(SAMPLE / "dev.json"), "--do_eval"]
+        given += ["--no_cuda", *map(str, words)]
         if script is run_qa and trains:
             given += ["--train_file", str(SAMPLE / "train.json"), "--do_train"]
         parsed = Run(*parse_arguments(script.OptimizationArguments, given))
