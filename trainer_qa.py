@@ -12,6 +12,7 @@ from qa.corrections.imports import process_as_it_was
 from qa.corrections.ipex import without_ipex
 
 with process_as_it_was(), without_ipex():
+    import datasets
     import torch
     from transformers import EvalPrediction
     from transformers.trainer_utils import PredictionOutput, speed_metrics
@@ -19,7 +20,7 @@ with process_as_it_was(), without_ipex():
     from qa.compression.distillation import distillation_loss, inputs_of_teacher
     from qa.compression.fake_quant import observers_at_rest
     from qa.models.engine_runs import LOGITS
-    from qa.models.inputs import TEACHER_TYPES
+    from qa.models.inputs import TEACHER_TYPES, columns_taken
     from qa.models.passes import Batches, predict_logits
     from qa.training.batches import MASKED_LOGIT, labels_of
     from qa.training.trainer import CompressingTrainer
@@ -64,7 +65,8 @@ class QuestionAnsweringINCTrainer(CompressingTrainer):
         """Answer and score the evaluation examples.
 
         Args:
-            eval_dataset: features; those given to the constructor if `None`.
+            eval_dataset: features, a `datasets.Dataset` or any sequence of rows; those given to the constructor if
+                `None`.
             eval_examples: their examples, likewise.
             ignore_keys: taken for compatibility; only start and end logits are looked at.
             metric_key_prefix: put before each metric's name.
@@ -98,15 +100,18 @@ class QuestionAnsweringINCTrainer(CompressingTrainer):
             device = next(self.model.parameters(), torch.empty(0)).device if self.is_in_train else torch.device("cpu")
         model = self.model.to(device)
         was_training = model.training
-        batches = Batches(features, self.tokenizer, self.args.eval_batch_size, self.evaluation_width)
+        if not isinstance(features, datasets.Dataset):
+            features = datasets.Dataset.from_list(list(features))
+        names = columns_taken(model, self.tokenizer.model_input_names)
+        batches = Batches(features, self.tokenizer, self.args.eval_batch_size, self.evaluation_width, names=names)
         with observers_at_rest(model):
             predictions = predict_logits(model.eval(), batches, device)
         model.train(was_training)
         labels, metrics = labels_of(features), {}
         if self.post_process_function is not None:
-            takes_stage = len(inspect.signature(self.post_process_function).parameters) > 3
-            stage = (stage,) if takes_stage else ()
-            predictions = self.post_process_function(examples, features, predictions, *stage)
+            takes_stage = "stage" in inspect.signature(self.post_process_function).parameters
+            stage = {"stage": stage} if takes_stage else {}
+            predictions = self.post_process_function(examples, features, predictions, **stage)
             if self.compute_metrics is not None:
                 metrics = self.compute_metrics(predictions)
             if isinstance(predictions, EvalPrediction):

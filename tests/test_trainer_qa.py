@@ -1,6 +1,7 @@
 """`QuestionAnsweringINCTrainer` in a script of one's own, as in the transformers example, and what its import does."""
 
 import json
+import signal
 import subprocess
 import sys
 import threading
@@ -159,6 +160,60 @@ def test_a_training_in_a_thread_is_saved_in_a_folder_that_is_not_there(trainer_o
     thread.join()
     trainer.save_model(str(tmp_path / "some" / "where"))
     assert (tmp_path / "some" / "where" / "pytorch_model.bin").is_file()
+
+
+def test_the_best_model_at_the_end_is_refused(trainer_of):
+    words = {"eval_strategy": "epoch", "save_strategy": "epoch", "load_best_model_at_end": True}
+    with pytest.raises(ValueError, match="load_best_model_at_end"):
+        trainer_of(words)
+
+
+def test_after_a_training_signals_are_whose_they_were(trainer_of):
+    from transformers import TrainerCallback
+
+    class Fail(TrainerCallback):
+        def on_step_end(self, *args, **kwargs):
+            handled.append([signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)])
+            raise MemoryError
+
+    def mine(number, frame):
+        raise AssertionError
+
+    handled, given = [], {signal.SIGTERM: mine, signal.SIGINT: signal.SIG_IGN}
+    before = {number: signal.signal(number, handler) for number, handler in given.items()}
+    try:
+        trainer = trainer_of({"max_steps": 2}, quantization_config=None, callbacks=[Fail])
+        with pytest.raises(MemoryError):
+            trainer.train()
+        ((term, interrupt),) = handled
+        assert term.__name__ == "_receive"
+        assert interrupt is signal.SIG_IGN
+        assert {number: signal.getsignal(number) for number in given} == given
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def test_a_checkpoint_can_be_loaded_like_a_model(trainer_of, questions, tmp_path):
+    import torch
+    from transformers import pipeline
+
+    trainer_of({"max_steps": 1, "save_steps": 1}, quantization_config=None).train()
+    checkpoint = tmp_path / "out" / "checkpoint-1"
+    example = questions[1][0]
+    found = pipeline("question-answering", str(checkpoint))(question=example["question"], context=example["context"])
+    assert found["answer"] in example["context"]
+    assert torch.load(checkpoint / "training_args.bin", weights_only=False).max_steps == 1
+
+
+def test_evaluation_takes_rows_and_leaves_out_columns_that_the_model_does_not_take(trainer_of, questions, monkeypatch):
+    tokenizer, examples, features = questions
+    trainer = trainer_of({"do_train": False})
+    expected = trainer.predict(features, examples).predictions
+    rows = [{**row, "token_type_ids": [0] * len(row["input_ids"])} for row in features]
+    monkeypatch.setattr(tokenizer, "model_input_names", ["input_ids", "token_type_ids", "attention_mask"])
+    found = trainer.predict(rows, examples).predictions
+    assert all(np.array_equal(*pair) for pair in zip(found, expected, strict=True))
 
 
 def test_without_post_processing_predictions_are_logits_and_labels(trainer_of, questions):

@@ -26,7 +26,7 @@ ROOMS = ("questions", "models", "compression", "training", "corrections")
 # fmt: off
 WITHOUT_EFFECT = frozenset((
     *NO_EFFECT,
-    "model_name_or_path", "config_name", "tokenizer_name", "model_revision", "cache_dir", "use_auth_token",
+    "model_name_or_path", "config_name", "tokenizer_name", "model_revision", "cache_dir", "token", "use_auth_token",
     "teacher_model_name_or_path", "quantization_config", "pruning_config", "distillation_config", "dataset_name",
     "dataset_config_name", "train_file", "validation_file", "test_file", "max_train_samples", "max_eval_samples",
     "max_predict_samples", "overwrite_cache", "preprocessing_num_workers", "n_best_size", "max_answer_length",

@@ -292,7 +292,7 @@ def from_pretrained(auto_class, flag, name, model_args, **kwargs):
             cache_dir=model_args.cache_dir,
             # A teacher has revisions of its own.
             revision="main" if flag == "teacher_model_name_or_path" else model_args.model_revision,
-            token=True if model_args.use_auth_token else None,
+            token=model_args.token or model_args.use_auth_token or None,
             trust_remote_code=False,
             **kwargs,
         )

@@ -61,7 +61,7 @@ def extract_answers(
         `Answers`, in the order of the examples.
 
     Raises:
-        ValueError: `predictions` do not fit the features, or an example has no feature.
+        ValueError: `predictions` do not fit the features, or an example of SQuAD 2.0 has no feature.
     """
     start_logits, end_logits = (np.asarray(logits) for logits in predictions)
     if not len(start_logits) == len(end_logits) == len(features):
@@ -72,7 +72,8 @@ def extract_answers(
     # Features of one example side by side, in their own order.
     order = np.argsort(example_of, kind="stable")
     first_feature = np.searchsorted(example_of[order], np.arange(len(ids) + 1))
-    if (featureless := np.flatnonzero(np.diff(first_feature) == 0)).size:
+    # Without one, as where features were cut off behind the first so many, an example of v1.1 is answered "empty".
+    if version_2_with_negative and (featureless := np.flatnonzero(np.diff(first_feature) == 0)).size:
         raise ValueError(f"Example {ids[featureless[0]]!r} has no feature.")
 
     answers = Answers({}, {}, {} if version_2_with_negative else None, {})
@@ -125,7 +126,7 @@ def _token_spans(features, rows, length):
 
 def _seen_best(features, rows, shape):
     """Return `(f, l)` bool: false where a feature says through `token_is_max_context` that another one sees more."""
-    names = features.column_names if isinstance(features, datasets.Dataset) else features[0]
+    names = features.column_names if isinstance(features, datasets.Dataset) else next(iter(features), ())
     seen_best = np.ones(shape, dtype=bool)
     if "token_is_max_context" in names:
         for row, number in enumerate(rows):

@@ -68,7 +68,7 @@ def open_data_set(data_args, model_args):
                 name,
                 data_args.dataset_config_name,
                 cache_dir=model_args.cache_dir,
-                token=True if model_args.use_auth_token else None,
+                token=model_args.token or model_args.use_auth_token or None,
                 trust_remote_code=False,
             )
     except Exception as error:  # builders raise whatever their format's parser raises

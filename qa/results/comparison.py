@@ -14,7 +14,7 @@ from qa.results.page import command_text, f1_kept, floored, write_comparison_pag
 from qa.results.report import METRICS
 from qa.results.tables import markdown_table, paired_change, print_table, with_interval
 from qa.start.errors import UsageError
-from qa.start.output import PLOTS, read_run
+from qa.start.output import PLOTS, REPORT_FILES, read_run
 from qa.start.paths import check_output_dir, names_of
 from qa.start.writing import saving, write_text
 
@@ -113,6 +113,9 @@ def compare_runs(folders, output_dir):
     check_output_dir(output_dir)
     if output_dir.resolve() in [folder.resolve() for folder in folders] or read_run(output_dir):
         raise UsageError(f"--output_dir {output_dir} holds a run, whose report would be lost; name another one")
+    there = [name for name in REPORT_FILES if (output_dir / name).exists()]
+    if there and not ("report.json" in there and "runs" in read_json(output_dir / "report.json")):
+        raise UsageError(f"--output_dir {output_dir}: {there[0]} is in the way; move it, or name another folder")
     refuse_other_questions(folders)
     runs = side_by_side(folders)
     reports = {}

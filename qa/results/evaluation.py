@@ -58,8 +58,8 @@ def evaluate_model(model, prepared, data_args, output_dir, split, device="cpu"):
         split: `eval` or `predict`; prefix of the files and of the metrics.
 
     Returns:
-        `(metrics, answers)`: metrics by name, with the prefix `{split}_`, scores only if every example has its
-        answers; and `Answers`.
+        `(metrics, answers)`: metrics by name, with the prefix `{split}_`, but `test_` for scores and speed of
+        `predict`, as the transformers example has it; scores only if every example has its answers. And `Answers`.
     """
     from transformers.trainer_utils import speed_metrics
 
@@ -69,10 +69,11 @@ def evaluate_model(model, prepared, data_args, output_dir, split, device="cpu"):
     answers = choose_answers(prepared.examples, prepared.features, logits, data_args)
     write_answers(answers, output_dir, split)
     steps = len(list(prepared.batches.by_length()))
-    speed = speed_metrics(split, begin, num_samples=len(prepared.examples), num_steps=steps)
+    prefix = "test" if split == "predict" else split
+    speed = speed_metrics(prefix, begin, num_samples=len(prepared.examples), num_steps=steps)
     counts = {"samples": len(prepared.examples), "features": len(prepared.features)}
-    scored = score(prepared.examples, answers, data_args)
-    return {**{f"{split}_{name}": value for name, value in {**scored, **counts}.items()}, **speed}, answers
+    scored = {f"{prefix}_{name}": value for name, value in score(prepared.examples, answers, data_args).items()}
+    return {**scored, **{f"{split}_{name}": count for name, count in counts.items()}, **speed}, answers
 
 
 def f1_of_trials(prepared, data_args):

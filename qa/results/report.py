@@ -17,7 +17,7 @@ from qa.results.page import command_text, context_pieces, write_run_page
 from qa.results.tables import markdown_table, paired_change, print_table, with_interval
 from qa.start.cpu import processor
 from qa.start.output import PLOTS, REPORT_FILES
-from qa.start.writing import write_text
+from qa.start.writing import saving, write_text
 
 # Changed answers that report.md shows; report.json holds all of them.
 SHOWN_CHANGES = 50
@@ -75,8 +75,9 @@ def report_run(run, prepared, answers, kind=None, history=(), sparsity=None):
             saved = ("fp32", folder)
             original = load_model(run.model_args, run.config)
             # Not by `save_pretrained`, which imports torch's compiler to see whether the model is a product of it.
-            original.config.save_pretrained(folder)
-            save_model(original, str(Path(folder) / "model.safetensors"), {"format": "pt"})
+            with saving(folder):
+                original.config.save_pretrained(folder)
+                save_model(original, str(Path(folder) / "model.safetensors"), {"format": "pt"})
         processes = start_measuring([saved, (kind, output_dir)] if kind else [saved], folder)
         models, inputs = {"original": {"size_mb": model_size_mb(original, saved[1])}}, [timed_inputs(1)]
         if kind:

@@ -23,6 +23,8 @@ def paired_change(model, key):
 
 def print_table(rows):
     """Print rows of cells, the first on the left, the others on the right; a narrow terminal has them folded."""
+    if sys.stdout is None:  # closed, as `print` knows
+        return
     sides = [Column(justify="right" if index else "left") for index in range(len(rows[0]))]
     table = Table.grid(*sides, padding=(0, 2))
     for row in rows:

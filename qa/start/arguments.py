@@ -79,6 +79,9 @@ class ModelArguments:
         default=None, metadata={"help": "Folder for what is downloaded from the hub and for prepared features."}
     )
     model_revision: str = field(default="main", metadata={"help": "Branch, tag or commit of the model on the hub."})
+    token: str | None = field(
+        default=None, metadata={"help": "Token for private models and data sets, in place of the stored one."}
+    )
     use_auth_token: bool = field(
         default=False, metadata={"help": "Use the token stored by `huggingface-cli login` (private models)."}
     )
@@ -247,6 +250,7 @@ def parse_arguments(optimization_arguments_class, argv=None):
     parser.set_defaults(use_cpu=not torch.cuda.is_available())
     # Of several processes the first one says it all.
     parser.set_defaults(log_level_replica="error")
+    parser._option_string_actions["--report_to"].nargs = "+"
     # By default whatever tracker is installed would get the run, and tensorboard its files into the output folder.
     parser.set_defaults(report_to="none")
     parser.error = refuse
@@ -354,6 +358,8 @@ def _check_local_model(model_args, training_args):
         raise UsageError(f"--model_name_or_path {name}: there is no such folder")
     if kind_of(name) == "folder" and Path(name).resolve() == Path(training_args.output_dir).resolve():
         raise UsageError(f"--output_dir {training_args.output_dir} is the model's own folder; name another one")
+    if str(training_args.resume_from_checkpoint).lower() in ("true", "false"):
+        training_args.resume_from_checkpoint = None  # the last one in the output folder is found without
     checkpoint = training_args.resume_from_checkpoint
     if checkpoint is not None and kind_of(checkpoint) != "folder":
         last = last_checkpoint(training_args.output_dir)

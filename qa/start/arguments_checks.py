@@ -110,7 +110,7 @@ def _conditions_of_ours(run, trains):
     on_hub = {flag for flag, name in names.items() if kind_of(name) is None}
     return {
         "model_revision": (on_hub - {"dataset_name"}, "a model on the hub"),
-        "use_auth_token": (on_hub, "a model or a data set on the hub"),
+        **dict.fromkeys(("token", "use_auth_token"), (on_hub, "a model or a data set on the hub")),
         "dataset_config_name": (data_args.dataset_name is not None, "--dataset_name"),
         "null_score_diff_threshold": (data_args.version_2_with_negative, "--version_2_with_negative"),
         **dict.fromkeys(("validation_file", "max_eval_samples"), (args.do_eval, "--do_eval")),

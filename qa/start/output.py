@@ -25,6 +25,8 @@ from qa.start.writing import MODEL_FILES, saving, write_text
 
 # What the folder's run was made from, and its files.
 RUN_FILE = "run.json"
+# File of a checkpoint with what neither model nor optimizer knows: pruners, random generators, the loss so far.
+PROGRESS_NAME = "progress.pt"
 # Holds a lock while its run lives.
 LOCK_FILE = ".lock"
 # What is overwritten waits here until the new run is finished.
@@ -232,11 +234,13 @@ def _lock(folder):
         file = os.open(folder / LOCK_FILE, os.O_RDWR | os.O_CREAT, 0o666)
         try:
             fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
+        except (BlockingIOError, PermissionError) as error:
             os.close(file)
             raise UsageError(
                 f"--output_dir {folder} is in use by another run; wait for its end, or name another folder"
             ) from error
+        except OSError as error:
+            print(f"note: files in {folder} cannot be locked ({error.strerror}); let no other run write there")
         # The run that had it may have removed the file in between.
         with contextlib.suppress(FileNotFoundError):
             if os.path.samestat(os.fstat(file), (folder / LOCK_FILE).stat()):
@@ -326,10 +330,10 @@ def check_checkpoint(path, made_from):
     Raises:
         UsageError: it was made from something else, or does not say from what.
     """
-    if not (earlier := read_run(path)):
+    if not (earlier := read_run(path)) or not (Path(path) / PROGRESS_NAME).is_file():
         raise UsageError(
-            f"--resume_from_checkpoint {path} does not say what it was made from ({RUN_FILE}); name a checkpoint of "
-            "run_qa.py"
+            f"--resume_from_checkpoint {path} is no checkpoint that says what it was made from ({RUN_FILE}); name one "
+            "of run_qa.py"
         )
     if differences := _differences(earlier["made_from"], made_from, "now"):
         raise UsageError(f"--resume_from_checkpoint {path} is of a run with other settings: {differences}")

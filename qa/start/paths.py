@@ -39,8 +39,16 @@ def check_output_dir(path):
     Raises:
         UsageError: it is a file, its name is none, or it or the nearest folder above it cannot be written to.
     """
+    if not path:
+        raise UsageError("--output_dir is empty; name a folder")
     if "\0" in str(path):
         raise UsageError("--output_dir holds a NUL character, which no name may; name another folder")
+    try:
+        str(path).encode()
+    except UnicodeEncodeError as error:
+        raise UsageError(
+            f"--output_dir {path}: the name is not UTF-8, which the libraries ask for; name another folder"
+        ) from error
     folder = Path(path).absolute()
     try:
         existing = next(place for place in (folder, *folder.parents) if place.exists())

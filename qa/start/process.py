@@ -189,7 +189,7 @@ def go_offline_without_hub():
 
     What is cached is still found then, and what is not is answered at once, not after half a minute of retries.
     """
-    if "HF_HUB_OFFLINE" in os.environ or urllib.request.getproxies():
+    if "HF_HUB_OFFLINE" in os.environ or urllib.request.getproxies().keys() & {"http", "https", "all"}:
         return
     hub = urllib.parse.urlsplit(os.environ.get("HF_ENDPOINT", "https://huggingface.co"))
     address = (hub.hostname, hub.port or (80 if hub.scheme == "http" else 443))

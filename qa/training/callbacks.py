@@ -103,18 +103,31 @@ class ScoreOfEpoch(TrainerCallback):
 
 
 class StopOnSignal(TrainerCallback):
-    """Leave with a checkpoint when the process is told to end (SIGTERM, Ctrl-C); a second time it ends at once."""
+    """Leave with a checkpoint when the process is told to end (SIGTERM, Ctrl-C); a second time it ends at once.
+
+    As a context, around the training, it puts the signals' own handlers back.
+    """
 
     SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
     def __init__(self, device):
-        self.received, self.since, self.device = 0, 0.0, device
+        self.received, self.since, self.device, self.handlers = 0, 0.0, device, {}
+
+    def __enter__(self):
+        self.received = 0
 
     def on_train_begin(self, args, state, control, **kwargs):
         self.several = args.world_size > 1
-        # Python lets nobody else look at signals.
-        signals = self.SIGNALS if threading.current_thread() is threading.main_thread() else ()
-        self.handlers = {number: signal.signal(number, self._receive) for number in signals}
+        if threading.current_thread() is not threading.main_thread():
+            return  # Python lets nobody else look at signals
+        for number in self.SIGNALS:
+            if signal.getsignal(number) is not signal.SIG_IGN:  # as in a shell's background
+                self.handlers[number] = signal.signal(number, self._receive)
+
+    def __exit__(self, *error):
+        for number, handler in self.handlers.items():
+            signal.signal(number, handler)
+        self.handlers.clear()
 
     def _receive(self, number, frame):
         if not self.received:
@@ -123,7 +136,7 @@ class StopOnSignal(TrainerCallback):
             signal.signal(number, signal.SIG_DFL)
             signal.raise_signal(number)
         if not self.several:
-            for each in self.SIGNALS:
+            for each in self.handlers:
                 signal.signal(each, signal.SIG_DFL)
 
     def on_step_end(self, args, state, control, **kwargs):
@@ -144,10 +157,6 @@ class StopOnSignal(TrainerCallback):
                 print(f"stopped after step {state.global_step} of {state.max_steps}; the same command continues there")
             wait_for_all()  # the first process to end takes the others with it, the one that saves among them
             sys.exit(128 + self.received)
-
-    def on_train_end(self, args, state, control, **kwargs):
-        for number, handler in self.handlers.items():
-            signal.signal(number, handler)
 
 
 class TidyMemory(TrainerCallback):

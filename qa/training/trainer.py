@@ -17,8 +17,8 @@ from optimum.intel import INCTrainer
 from safetensors.torch import load_model, save_model
 from transformers import TrainerState
 from transformers.integrations import TensorBoardCallback
-from transformers.trainer import OPTIMIZER_NAME, SCHEDULER_NAME, TRAINER_STATE_NAME
-from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, has_length
+from transformers.trainer import OPTIMIZER_NAME, SCHEDULER_NAME, TRAINER_STATE_NAME, TRAINING_ARGS_NAME
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, get_last_checkpoint, has_length
 from transformers.utils import SAFE_WEIGHTS_NAME
 
 from qa.compression.fake_quant import calibrate_observers, observe_together, rest_embeddings
@@ -31,7 +31,7 @@ from qa.models.compressed import drop_stale_weights, load_pickled
 from qa.models.inputs import TEACHER_TYPES
 from qa.start.distributed import gather
 from qa.start.errors import UsageError
-from qa.start.output import RUN_FILE, is_written, read_run
+from qa.start.output import PROGRESS_NAME, RUN_FILE, is_written, read_run
 from qa.start.writing import write_text, written_beside
 from qa.training.batches import (
     FeatureCollator,
@@ -51,9 +51,6 @@ from qa.training.callbacks import (
     TensorBoard,
     TidyMemory,
 )
-
-# File of a checkpoint with what neither model nor optimizer knows: pruners, random generators, the loss so far.
-PROGRESS_NAME = "progress.pt"
 
 
 def _random_state():
@@ -78,6 +75,9 @@ class CompressingTrainer(INCTrainer):
         calibration: `Batches` of training features that activation ranges are taken from (quantization only); some
             are drawn if `None`.
         args, kwargs: those of `INCTrainer`; `processing_class` is the tokenizer.
+
+    Raises:
+        ValueError: the arguments ask for the best model at the end.
     """
 
     # Names of the parts that a loss is made of, in the order of the tensors in `_loss_parts`.
@@ -85,6 +85,8 @@ class CompressingTrainer(INCTrainer):
 
     def __init__(self, *args, calibration=None, **kwargs):
         super().__init__(*args, **kwargs)
+        if self.args.load_best_model_at_end:
+            raise ValueError("load_best_model_at_end does not work here: the model is the one at the end.")
         self._loss_parts = []  # one tensor for each batch since the last log
         self._quantizing = self.quantization_config is not None and self._compression_manager is not None
         if self._quantizing:
@@ -103,7 +105,8 @@ class CompressingTrainer(INCTrainer):
         self._progress = None
         self.add_callback(LossSoFar(self))
         self.add_callback(ScoreOfEpoch(self))
-        self.add_callback(StopOnSignal(self.args.device))
+        self._stop = StopOnSignal(self.args.device)
+        self.add_callback(self._stop)
         if self.pop_callback(TensorBoardCallback) is not None:
             self.add_callback(TensorBoard(self))
 
@@ -147,12 +150,14 @@ class CompressingTrainer(INCTrainer):
         if self.args.process_index > 0:
             # As different as the rows of one batch: with one seed all processes would drop the same neurons out.
             torch.manual_seed(self.args.seed + self.args.process_index)
+        if resume_from_checkpoint is True:
+            resume_from_checkpoint = get_last_checkpoint(self.args.output_dir)
         if resume_from_checkpoint and self.is_world_process_zero():
             print(f"note: the training goes on from {resume_from_checkpoint}")
         epoch_steps, last_step = 1, self.args.max_steps
         if has_length(self.train_dataset):
             epoch_steps, last_step = steps_of_training(self.args, len(self.train_dataset))
-        with no_step_behind(last_step, epoch_steps):
+        with no_step_behind(last_step, epoch_steps), self._stop:
             trained = super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
         if self.is_world_process_zero():
             with written_beside(self.args.output_dir) as folder:
@@ -191,9 +196,12 @@ class CompressingTrainer(INCTrainer):
         }
         if self.is_world_process_zero():
             with written_beside(self.args.output_dir, name) as folder:
-                save_model(self.model, folder / SAFE_WEIGHTS_NAME)
+                save_model(self.model, folder / SAFE_WEIGHTS_NAME, {"format": "pt"})
                 # Where heads and channels were taken out, it tells which.
                 self.model.config.save_pretrained(folder)
+                if self.tokenizer is not None:
+                    self.tokenizer.save_pretrained(folder)
+                torch.save(self.args, folder / TRAINING_ARGS_NAME)
                 torch.save(self.optimizer.state_dict(), folder / OPTIMIZER_NAME)
                 torch.save(self.lr_scheduler.state_dict(), folder / SCHEDULER_NAME)
                 torch.save(progress, folder / PROGRESS_NAME)

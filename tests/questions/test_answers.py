@@ -330,10 +330,22 @@ def test_predictions_that_do_not_fit_are_refused(tmp_path):
         postprocess_qa_predictions(rows, features, (starts, ends, ends))
     with pytest.raises(ValueError, match=re.escape(f"{len(features) - 1} predictions and {len(features)} features")):
         postprocess_qa_predictions(rows, features, (starts[:-1], ends[:-1]))
-    with pytest.raises(ValueError, match="has no feature"):
-        postprocess_qa_predictions([*rows, {"id": "more", "context": "c"}], features, (starts, ends))
+    with pytest.raises(ValueError, match="'more' has no feature"):
+        postprocess_qa_predictions([*rows, {"id": "more", "context": "c"}], features, (starts, ends), True)
     with pytest.raises(OSError, match="missing"):
         postprocess_qa_predictions(rows, features, (starts, ends), output_dir=str(tmp_path / "missing"))
+
+
+def test_an_example_whose_features_were_cut_off_is_answered_as_in_the_transformers_example(tmp_path):
+    rows, features, (starts, ends) = random_case(np.random.default_rng(8))
+    whole = postprocess_qa_predictions(rows, features, (starts, ends))
+    more = [{"id": name, "context": "c"} for name in ("first", "last")]
+    found = postprocess_qa_predictions([more[0], *rows, more[1]], features, (starts, ends), output_dir=str(tmp_path))
+    assert found == {"first": "empty", **whole, "last": "empty"}
+    nbest = json.loads((tmp_path / "nbest_predictions.json").read_text(encoding="utf-8"))
+    assert nbest["last"] == [{"text": "empty", "start_logit": 0.0, "end_logit": 0.0, "probability": 1.0}]
+    for none in ([], as_dataset(features).select([])):
+        assert set(postprocess_qa_predictions(more, none, (starts[:0], ends[:0])).values()) == {"empty"}
 
 
 def test_more_tokens_than_logits_are_refused():

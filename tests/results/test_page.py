@@ -138,6 +138,9 @@ def test_a_command_is_told_without_secrets_and_folders():
         "--hub_t=hf_jkl",
         "--push_to_hub_to",
         "hf_mno",
+        "--token",
+        "hf_pqr",
+        "--token=hf_stu",
         "--learning_rate",
         "1e-5",
     ]

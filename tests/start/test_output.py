@@ -1,5 +1,6 @@
 """Whose an output folder is: what a run may replace, what it refuses, and what it gives back."""
 
+import errno
 import json
 import os
 import re
@@ -338,12 +339,27 @@ def test_an_input_behind_a_link_counts_as_well(tmp_path):
 def test_the_checkpoint_of_another_run_is_refused(tmp_path):
     checkpoint = tmp_path / "checkpoint-4"
     checkpoint.mkdir()
-    with pytest.raises(UsageError, match=r"does not say what it was made from \(run.json\); .* of run_qa.py$"):
+    with pytest.raises(
+        UsageError, match=r"is no checkpoint that says what it was made from \(run.json\); name one of run_qa.py$"
+    ):
         output.check_checkpoint(checkpoint, MADE_FROM)
     (checkpoint / "run.json").write_text(json.dumps({"made_from": OTHER}))
+    with pytest.raises(UsageError, match="is no checkpoint"):  # a finished run is none either
+        output.check_checkpoint(checkpoint, OTHER)
+    (checkpoint / "progress.pt").touch()
     with pytest.raises(UsageError, match=r"cd34 \(now ab12\)"):
         output.check_checkpoint(checkpoint, MADE_FROM)
     output.check_checkpoint(checkpoint, OTHER)
+
+
+def test_where_files_cannot_be_locked_a_run_goes_on(tmp_path, monkeypatch, capsys):
+    def refuse(*args):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(output.fcntl, "lockf", refuse)
+    output.claim_output_dir(tmp_path / "out", MADE_FROM, False)
+    assert "out cannot be locked (No locks available); let no other run write there" in capsys.readouterr().out
+    assert output.read_run(tmp_path / "out")["made_from"] == MADE_FROM
 
 
 def test_two_runs_do_not_share_a_folder_and_a_kill_gives_it_back(tmp_path):
