@@ -5,6 +5,7 @@ here imports a library that takes time.
 Does not belong here: what the arguments are and what is refused about their values (`arguments.py`).
 """
 
+import itertools
 import json
 
 from qa.start.errors import UsageError
@@ -30,7 +31,7 @@ def value_of(flag, words):
         words: list of command-line words.
     """
     value = None
-    for word, following in zip(words, [*words[1:], None], strict=True):
+    for word, following in itertools.zip_longest(words, words[1:]):
         name, separator, text = word.partition("=")
         if len(name) > 2 and f"--{flag}".startswith(name):
             value = text if separator else following

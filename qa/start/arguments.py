@@ -195,7 +195,7 @@ def parse_arguments(optimization_arguments_class, argv=None):
             and `TrainingArguments`.
         argv: list of command-line words; those of the process if `None`. A `.json`, `.yaml` or `.yml` file given as
             the first word holds arguments by name, or all that `TrainingArguments.to_dict` gives; flags behind it win
-            over the file. Names may be cut short where that is unambiguous.
+            over the file, and question files over a data set that it names. Names may be cut short where that is unambiguous.
 
     `given`, a frozenset of names, is put on the last of the returned instances: the arguments that stood in the file
     or on the command line, written out, which alone win over a configuration file.
@@ -213,6 +213,8 @@ def parse_arguments(optimization_arguments_class, argv=None):
         values = values_of_file(Path(file))
         if flags and not flags[0].startswith("-"):
             refuse(f"unrecognized: {flags[0]} behind {file}")
+        if value_of("dataset_name", flags) is None and any(value_of(name, flags) for name in FILE_FLAGS.values()):
+            values = {name: value for name, value in values.items() if not name.startswith("dataset_")}
     # Of two equal flags argparse takes the second.
     words = [*words_of(values), *flags]
     # All must be settled before the libraries are imported, and so before there is a parser.

@@ -24,6 +24,7 @@ DEFAULTS = {
         "tokenizer_name": None,
         "cache_dir": None,
         "model_revision": "main",
+        "token": None,
         "use_auth_token": False,
     },
     DataTrainingArguments: {
@@ -71,6 +72,49 @@ def test_a_data_set_wins_over_files_and_an_empty_name_is_none(base):
     assert (data_args.dataset_name, data_args.validation_file) == (str(SAMPLE), None)
     _, data_args, *_ = parse(*base, "--dataset_name", "")
     assert (data_args.dataset_name, data_args.validation_file) == (None, DEV)
+
+
+def test_question_files_on_the_command_line_win_over_the_data_set_of_an_argument_file(base, tmp_path):
+    path = tmp_path / "recipe.yaml"
+    path.write_text(f"dataset_name: {SAMPLE}\ndataset_config_name: plain\ndo_eval: true\n", encoding="utf-8")
+    _, data_args, *_ = parse(str(path), *base)
+    assert (data_args.dataset_name, data_args.dataset_config_name, data_args.validation_file) == (None, None, DEV)
+    _, data_args, *_ = parse(str(path), *base, "--dataset_name", "squad")
+    assert (data_args.dataset_name, data_args.dataset_config_name) == ("squad", "plain")
+    _, data_args, *_ = parse(str(path), *base[:2], *base[4:])
+    assert data_args.dataset_name == str(SAMPLE)
+
+
+@pytest.mark.parametrize("value", [True, False, "True", "false"])
+def test_a_truth_value_names_no_checkpoint(value, base, tmp_path):
+    path = tmp_path / "arguments.json"
+    path.write_text(json.dumps({"resume_from_checkpoint": value}))
+    assert parse(str(path), *base)[2].resume_from_checkpoint is None
+
+
+def test_an_argument_file_names_several_trackers(base, tmp_path):
+    path = tmp_path / "arguments.json"
+    path.write_text(json.dumps({"report_to": ["tensorboard", "wandb"]}))
+    with pytest.raises(UsageError, match="--report_to wandb is not installed here; choose from tensorboard"):
+        parse(str(path), *base)
+    path.write_text(json.dumps({"report_to": ["tensorboard"]}))
+    assert parse(str(path), *base)[2].report_to == ["tensorboard"]
+
+
+@pytest.mark.parametrize(("name", "said"), [("", "is empty"), ("entra\udceenement", "is not UTF-8")])
+def test_an_output_folder_that_cannot_be_named_is_refused(name, said, base):
+    with pytest.raises(UsageError, match=f"--output_dir.*{said}"):
+        parse(*base[:-1], name)
+
+
+def test_help_shows_what_the_command_does_something_with(capsys):
+    with pytest.raises(SystemExit):
+        parse("--help")
+    text = capsys.readouterr().out
+    assert "--quantization_approach" in text and "--per_device_eval_batch_size" in text
+    for flag in ("--learning_rate", "--past_index", "--deepspeed", "--dataloader_pin_memory", "container"):
+        assert flag not in text
+    assert "to continue training" not in " ".join(text.split())
 
 
 @pytest.mark.parametrize("group", DEFAULTS, ids=lambda group: group.__name__)

@@ -14,7 +14,7 @@ from qa.corrections.ipex import without_ipex
 from qa.corrections.launchers import threads_were_chosen
 from qa.start.command import command
 from qa.start.errors import UsageError
-from qa.start.process import cpu_quota, default_threads, physical_cores, prepare_process
+from qa.start.process import cpu_quota, default_threads, go_offline_without_hub, physical_cores, prepare_process
 
 
 def machine(root, cores, threads_per_core, cgroup="0::/", limits=()):
@@ -210,3 +210,18 @@ def test_freed_memory_is_kept_until_it_is_returned():
     done = subprocess.run([sys.executable, "-c", KEEPING], cwd=ROOT, capture_output=True, text=True, check=True)
     kept, left = map(int, done.stdout.split())
     assert kept > 190_000 and left < 0.2 * kept
+
+
+def test_only_proxies_that_are_used_stand_for_a_hub_that_may_be_reached(monkeypatch):
+    for name in ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+        monkeypatch.delenv(name.lower(), raising=False)
+    monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
+    monkeypatch.setenv("https_proxy", "http://127.0.0.1:9")
+    go_offline_without_hub()
+    assert "HF_HUB_OFFLINE" not in os.environ
+    monkeypatch.delenv("https_proxy")
+    monkeypatch.setenv("no_proxy", "localhost")
+    go_offline_without_hub()
+    assert os.environ.pop("HF_HUB_OFFLINE") == "1"
