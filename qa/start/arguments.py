@@ -195,7 +195,8 @@ def parse_arguments(optimization_arguments_class, argv=None):
             and `TrainingArguments`.
         argv: list of command-line words; those of the process if `None`. A `.json`, `.yaml` or `.yml` file given as
             the first word holds arguments by name, or all that `TrainingArguments.to_dict` gives; flags behind it win
-            over the file, and question files over a data set that it names. Names may be cut short where that is unambiguous.
+            over the file, and question files over a data set that it names. Names may be cut short where that is
+            unambiguous.
 
     `given`, a frozenset of names, is put on the last of the returned instances: the arguments that stood in the file
     or on the command line, written out, which alone win over a configuration file.

@@ -95,6 +95,9 @@ def test_a_finished_run_answers_other_questions_and_its_card_keeps_the_scores(mo
     run(monkeypatch, place, words=words)
     assert (place / "out" / "README.md").read_text(encoding="utf-8") == card
     assert len(json.loads((place / "out" / "predict_predictions.json").read_text(encoding="utf-8"))) == 3
+    # As the transformers example calls them.
+    results = json.loads((place / "out" / "predict_results.json").read_text(encoding="utf-8"))
+    assert results.keys() >= {"test_f1", "test_exact_match", "test_runtime", "predict_samples"}
 
 
 def test_a_report_on_other_questions_does_not_outlive_its_scores(monkeypatch, place):

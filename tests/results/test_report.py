@@ -101,6 +101,11 @@ def test_cells_are_printed_as_they_are(capsys):
     assert second == "[b]long[/b] :cat:" + 90 * "x" + 15 * " " + "9"
 
 
+def test_a_closed_output_is_shown_nothing(monkeypatch):
+    monkeypatch.setattr(sys, "stdout", None)
+    print_table([["run", "F1"], ["a", "9"]])
+
+
 def test_timed_batches_are_full_and_of_all_lengths():
     from types import SimpleNamespace
 
@@ -322,6 +327,14 @@ def test_a_report_does_not_take_the_place_of_a_runs(tmp_path):
     first, second = (finished_run(tmp_path / name, "ab", digest="d") for name in "xy")
     with pytest.raises(UsageError, match=f"--output_dir {second} holds a run"):
         compare_runs([first], second)
+    own = tmp_path / "own"
+    own.mkdir()
+    (own / "report.md").write_text("my notes", encoding="utf-8")
+    with pytest.raises(UsageError, match=f"--output_dir {own}: report.md is in the way"):
+        compare_runs([first], own)
+    assert (own / "report.md").read_text(encoding="utf-8") == "my notes"
+    for _ in range(2):  # a comparison takes the place of another one
+        compare_runs([first, second], tmp_path / "both")
 
 
 def test_originals_of_one_name_are_told_apart_by_their_weights(tmp_path):
