@@ -173,7 +173,7 @@ def main():
 
     # The heavy libraries are loaded only now that nothing more can be said about the input.
     from qa.compression.sparsity import sparsity_report
-    from qa.models.engines import export, exporter_of, load_exported
+    from qa.models.export import export, exporter_of, load_exported
     from qa.results.evaluation import f1_of_trials, prepare_evaluation
     from qa.results.files import save_results
     from qa.results.measure import timed_rows

@@ -155,12 +155,12 @@ def train(run, model, teacher, windows, guesses):
 
 def prune_at_once(run, model):
     """Set weights to zero without training, and save the model."""
+    from qa.compression.pruning import refuse_fewer_zeros
     from qa.compression.sparsity import sparsity, sparsity_report
     from qa.results.files import save_results
 
-    target, there = run.optimization_args.target_sparsity, sparsity(model)
-    if there > target + 0.001:
-        raise UsageError(f"the model has {there:.4f} zeros already, more than the {target:g} of --target_sparsity")
+    target = run.optimization_args.target_sparsity
+    refuse_fewer_zeros(sparsity(model), target)
     prune(model, target)
     with saving(run.output_dir):
         model.save_pretrained(run.output_dir)

@@ -16,7 +16,7 @@ import numpy as np
 os.environ["OMP_NUM_THREADS"] = "1"  # what the engines are given, too
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from qa.models.engines import load_exported
+from qa.models.export import load_exported
 
 ROUNDS = 5
 SHAPES = ((8, 384), (1, 170))

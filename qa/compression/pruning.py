@@ -115,11 +115,21 @@ def check_pruners(pruners):
                     f"pattern_lock has nothing to keep: the model has {share:.4f} zeros and none that fill a block of "
                     f"pattern {settings['pattern']}; name a sparse model, or another --pruning_approach"
                 )
-        elif share > target + 0.001:
-            raise UsageError(
-                f"the model has {share:.4f} zeros already, more than the {target:g} of --target_sparsity; ask for "
-                "more, or keep them with --pruning_approach pattern_lock"
-            )
+        else:
+            refuse_fewer_zeros(share, target)
+
+
+def refuse_fewer_zeros(share, target):
+    """Refuse a target sparsity below the share of zeros that a model has.
+
+    Raises:
+        UsageError: it is below, by more than rounding.
+    """
+    if share > target + 0.001:
+        raise UsageError(
+            f"the model has {share:.4f} zeros already, more than the {target:g} of --target_sparsity; ask for more, "
+            "or keep them with run_qa.py --pruning_approach pattern_lock"
+        )
 
 
 def keep_zeros(pruner):

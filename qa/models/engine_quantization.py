@@ -1,7 +1,7 @@
 """Post-training quantization by the engines' own tools: ONNX Runtime's, and NNCF for OpenVINO.
 
 Belongs here: from an fp32 ONNX file to an int8 model, and operators that go back to fp32 until F1 is kept.
-Does not belong here: writing the fp32 file and running the result (`engines.py`), and reading settings
+Does not belong here: writing the fp32 file and running the result (`export.py`), and reading settings
 (`qa/compression/`). The engines are imported where they are used.
 """
 
@@ -23,7 +23,7 @@ TOLERABLE_LOSS = 0.01
 class Trials(NamedTuple):
     """What an accuracy criterion is tried with."""
 
-    f1_of: object  # function of a callable as `engines.load_exported` returns that gives its F1, and shows it
+    f1_of: object  # function of a callable as `export.load_exported` returns that gives its F1, and shows it
     inputs: list  # dictionaries of `(b, l)` int64 arrays: those that `f1_of` calls it with, in their order
 
 

@@ -1,7 +1,7 @@
 """The engines' own models as callables, from arrays to logits.
 
 Belongs here: what is done with an engine between a file, or a model in its memory, and start and end logits.
-Does not belong here: which engine a folder is for (`engines.py`), and running it over questions (`passes.py`). The
+Does not belong here: which engine a folder is for (`export.py`), and running it over questions (`passes.py`). The
 engines are imported where they are used: to run a model one is enough.
 """
 
@@ -14,7 +14,7 @@ LOGITS = ["start_logits", "end_logits"]
 
 
 def run_of_onnx(path):
-    """Load an ONNX file; returns what `engines.load_exported` does."""
+    """Load an ONNX file; returns what `export.load_exported` does."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
@@ -30,7 +30,7 @@ def run_of_onnx(path):
 
 
 def run_of_openvino(model):
-    """Compile an IR, its path or itself, or take what is compiled; returns what `engines.load_exported` does."""
+    """Compile an IR, its path or itself, or take what is compiled; returns what `export.load_exported` does."""
     import openvino
 
     if not isinstance(model, openvino.CompiledModel):

@@ -2,7 +2,7 @@
 
 Belongs here: taking apart what INC made for PyTorch's own int8 operators, so that an exporter can write it down for
 another engine with the same weights, scales and zero points.
-Does not belong here: loading such a model (`compressed.py`), and writing it (`engines.py`).
+Does not belong here: loading such a model (`compressed.py`), and writing it (`export.py`).
 """
 
 import torch

@@ -6,7 +6,6 @@ Does not belong here: what a run saved compressed (`compressed.py`), and running
 
 import copy
 import importlib.util
-import os
 from pathlib import Path
 
 from qa.models.compressed import load_pickled
@@ -306,8 +305,6 @@ def from_pretrained(auto_class, flag, name, model_args, **kwargs):
             hint = "give the path of a local folder"
             if name.startswith((".", "/")):
                 reason = "there is no such folder"
-            elif isinstance(error, OSError) and os.environ.get("HF_HUB_OFFLINE") == "1":
-                reason = "it is not in the cache, and the hub cannot be reached (offline)"
             else:
                 reason, hint = why_not_given(error) or (reason, hint)
         elif auto_class.__name__ == "AutoTokenizer":

@@ -1,7 +1,7 @@
 """Attention in an OpenVINO graph whose queries, keys and values are rounded: int8 where it saves time, and only there.
 
 Belongs here: rewriting a graph without changing what it computes.
-Does not belong here: making a graph int8 (`engine_quantization.py`), and reading and writing it (`engines.py`).
+Does not belong here: making a graph int8 (`engine_quantization.py`), and reading and writing it (`export.py`).
 OpenVINO is imported where it is used.
 """
 

@@ -160,7 +160,7 @@ def load(folder, kind, name):
 
 def _load_model(folder, kind, model_args, config):
     if kind in ENGINES:
-        from qa.models.engines import load_exported
+        from qa.models.export import load_exported
 
         return load_exported(folder)
     if kind == "compressed":
@@ -223,7 +223,8 @@ def ask(asked, question, context):
     except UsageError as error:  # it names flags, and here are none
         width = data_args.max_seq_length
         raise UsageError(f"{asked.name} reads {width} tokens at a time; shorten the question") from error
-    batches = Batches(features, asked.tokenizer, asked.batch_size, data_args.evaluation_width, asked.multiple)
+    width, longest = data_args.evaluation_width, data_args.max_seq_length
+    batches = Batches(features, asked.tokenizer, asked.batch_size, width, asked.multiple, longest)
     begin = time.perf_counter()
     logits = predict_logits(asked.model, batches)
     answers = choose_answers(examples, features, logits, data_args)

@@ -113,7 +113,7 @@ def _measure_here(kind, folder):
     if kind in ENGINES:
         importlib.import_module(ENGINES[kind].runtime)
 
-        from qa.models.engines import load_exported as load
+        from qa.models.export import load_exported as load
     else:
         if kind == "compressed":
             ask_about_processor()

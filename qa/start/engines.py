@@ -1,7 +1,7 @@
 """The engines that a model can be exported to: what each is called, needs and writes.
 
 Belongs here: an entry for each engine, without importing it.
-Does not belong here: writing its files and running them (`engines.py` and `engine_runs.py` in `qa/models/`).
+Does not belong here: writing its files and running them (`export.py` and `engine_runs.py` in `qa/models/`).
 """
 
 from pathlib import Path

@@ -25,6 +25,8 @@ def why_not_given(error):
     def met(kind, text=""):
         return any(isinstance(each, kind) and text in str(each) for each in chain)
 
+    if constants.HF_HUB_OFFLINE and met(OSError):
+        return "it is not in the cache, and the hub cannot be reached (offline)", "give the path of a local folder"
     if met(errors.LocalTokenNotFoundError):
         return "--use_auth_token takes a stored token, and there is none", "run huggingface-cli login first"
     # datasets puts an error of its own in the place of the hub's.

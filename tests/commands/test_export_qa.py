@@ -16,7 +16,7 @@ import pytest
 from conftest import ROOT, SAMPLE, squad_file
 
 import export_qa
-from qa.models.engines import LARGEST_FILE, exporter_of, load_exported
+from qa.models.export import LARGEST_FILE, exporter_of, load_exported
 from qa.results.verification import verify_error
 from qa.start.engines import ENGINES
 from qa.start.errors import UsageError

@@ -17,7 +17,7 @@ from torch.ao.quantization import (
 )
 from torch.ao.quantization.quantize_fx import convert_fx, prepare_fx
 
-from qa.models.engines import _look_past_roundings
+from qa.models.export import _look_past_roundings
 from qa.models.int8_operators import spell_out
 from qa.start.errors import UsageError
 
