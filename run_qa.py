@@ -14,6 +14,7 @@ Refused: IPEX (see run_qa_post_training.py), configuration files without the fla
 import os
 from dataclasses import dataclass, field
 
+from qa.compression.operator_settings import note_unmet
 from qa.compression.schedule import PRUNING_APPROACHES, fit_schedule
 from qa.compression.settings import distillation_settings, find_config, quantization_settings, settings_for_pruning
 from qa.corrections.ipex import without_ipex
@@ -206,6 +207,8 @@ def compression_of(run, model, teacher):
     if "quantization" in run.settings:
         use_plain_dropout(model)
         configs["quantization_config"] = training_quantization_config(run.settings["quantization"], model)
+        operators = {(name, type(module).__name__): None for name, module in model.named_modules()}
+        note_unmet(run.settings["quantization"], operators, quantization_settings("qat"))
     if "pruning" in run.settings:
         configs["pruning_config"] = pruning_config(run.settings["pruning"], model)
     if teacher is not None:

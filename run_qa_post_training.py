@@ -11,10 +11,11 @@ v2.0 data, CPUs. Refused: IPEX with the dynamic approach or a DeBERTa model, and
 from dataclasses import dataclass, field
 from typing import ClassVar
 
+from qa.compression.operator_settings import note_unmet
 from qa.compression.settings import find_config, quantization_settings
 from qa.corrections.ipex import without_ipex
 from qa.corrections.py_cpuinfo import ask_about_processor
-from qa.models.compressed import IPEX_WIDTH_STEP, load_compressed
+from qa.models.compressed import IPEX_WIDTH_STEP, load_compressed, operators_of
 from qa.results.card_lines import card_of_post_training
 from qa.results.course import (
     batches_to_compare,
@@ -135,6 +136,8 @@ def main():
     if not (done := is_done(run)):
         ranges = settings.get("minmax_ranges", "whole")
         quantized = quantize(model, config, run.output_dir, calibration, score, ranges)
+        if not use_ipex:  # which knows operators by numbers
+            note_unmet(settings, operators_of(run.output_dir), quantization_settings(approach))
         with saving(run.output_dir):
             run.tokenizer.save_pretrained(run.output_dir)
     # What is verified and evaluated is what its users will load.

@@ -214,6 +214,7 @@ def serve(kind, path, pid):
 def _watch(connection):
     """Fork the run that was asked for, and tell its number and its exit code."""
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where the tests run in the background
     connection.setblocking(True)
     _, outputs, _, _ = socket.recv_fds(connection, 1, 3)
     asked = b""

@@ -23,30 +23,26 @@ def training_quantization_config(settings, model):
 
     Args:
         settings: from `settings.quantization_settings("qat")`.
-        model: the model to be trained. For this approach INC compares operator names letter by letter, so that the
-            regular expressions of `op_name_dict` are spelled out for its modules here.
+        model: the model to be trained. For this approach INC compares names and types letter by letter, so that the
+            regular expressions are spelled out for its modules here.
 
     Returns:
         A fresh `QuantizationAwareTrainingConfig`.
     """
-    names = [name + suffix for name, _ in model.named_modules() for suffix in ("", ".module")]
-    by_name = {
-        name: operator
-        for pattern, operator in settings.get("op_name_dict", {}).items()
-        for name in names
-        if re.fullmatch(pattern, name)
+    known = {
+        "op_name_dict": [name + suffix for name, _ in model.named_modules() for suffix in ("", ".module")],
+        "op_type_dict": {type(module).__name__ for module in model.modules()},
     }
-    by_type = settings.get("op_type_dict", {})
     # Only this notation, a list of one, makes INC leave an operator out here.
     fp32 = {side: {"dtype": ["fp32"]} for side in ("weight", "activation")}
-    return QuantizationAwareTrainingConfig(
-        op_name_dict={name: fp32 for name, operator in by_name.items() if _is_fp32(operator)},
-        op_type_dict={kind: fp32 for kind, operator in by_type.items() if _is_fp32(operator)},
-    )
-
-
-def _is_fp32(operator):
-    return operator.get("weight", {}).get("dtype") in ("fp32", ["fp32"])
+    left_out = {}
+    for key, names in known.items():
+        named = {}
+        for pattern, operator in settings.get(key, {}).items():
+            out = any(side.get("dtype") in ("fp32", ["fp32"]) for side in operator.values())
+            named |= dict.fromkeys(filter(re.compile(pattern).fullmatch, names), out)
+        left_out[key] = {name: fp32 for name, out in named.items() if out}
+    return QuantizationAwareTrainingConfig(**left_out)
 
 
 def calibrate_observers(model, batches, device="cpu"):

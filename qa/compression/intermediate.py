@@ -52,6 +52,11 @@ def comparison(settings, config, teacher_config):
     Returns:
         Callable from the hidden states of student and teacher and a mask, as in `intermediate_loss`, to a scalar.
     """
+    if config.is_encoder_decoder or teacher_config.is_encoder_decoder:
+        raise UsageError(
+            "--distillation_config: its section intermediate compares hidden states, and models with a decoder have "
+            "two lists of them; leave it out"
+        )
     pairs = layer_pairs(config, teacher_config, settings.get("layers"), settings["loss"])
     if settings["loss"] == "MSE":
         return functools.partial(intermediate_loss, pairs=pairs)

@@ -13,6 +13,7 @@ from pydantic import AfterValidator, Field
 from qa.compression.schedule import PRUNING_APPROACHES, is_locked
 from qa.compression.schemas import (
     Count,
+    HigherIsBetter,
     Loss,
     NotNegative,
     Objective,
@@ -97,7 +98,7 @@ class OlderLayout(_mapping("version", "model", "device", "evaluation")):
     ) = None
     tuning: _mapping(
         *("random_seed", "workspace", "tensorboard", "multi_objectives"),
-        accuracy_criterion=_mapping(relative=NotNegative, absolute=NotNegative, higher_is_better=bool),
+        accuracy_criterion=_mapping(relative=NotNegative, absolute=NotNegative, higher_is_better=HigherIsBetter),
         exit_policy=_mapping("performance_only", timeout=NotNegative, max_trials=Count),
         strategy=_mapping("sigopt_api_token", "accuracy_weight", name=Strategy),
         objective=Objective,

@@ -114,9 +114,7 @@ def quantize(model, config, output_dir, calibration=None, score=None, minmax_ran
                     raise raised[-1] from error
                 if kept:
                     raise kept[-1] if isinstance(kept[-1], UsageError) else _reason(kept[-1]) from kept[-1]
-                if score is None:
-                    raise
-                raise CriterionError from error
+                raise (_reason(error) if score is None else CriterionError) from error
     drop_stale_weights(output_dir)
     return quantizer._quantized_model.eval()
 

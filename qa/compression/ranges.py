@@ -61,15 +61,15 @@ def narrowed_ranges(observers, batches=1):
     """Choose a range for each batch that observers are shown inside this context, and leave them with these alone.
 
     Args:
-        observers: modules that are called with activations, `(..., features)` float; they have, or are, an observer
-            that takes the lowest and the highest of what it is shown.
+        observers: modules that are called with activations, `(..., features)` float, or with parameters,
+            `(features,)`; they have, or are, an observer that takes the lowest and the highest of what it is shown.
         batches: how many there will be.
     """
     ranges = {observer: [] for observer in observers}
     tokens = max(NARROWED_BY_EACH, NARROWED_BY // batches)
 
     def narrow(observer, inputs):
-        ranges[observer] += narrowed(inputs[0].flatten(0, -2), tokens)
+        ranges[observer] += narrowed(inputs[0].reshape(-1, inputs[0].shape[-1]), tokens)
 
     with contextlib.ExitStack() as hooks:
         for observer in ranges:

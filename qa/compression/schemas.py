@@ -10,7 +10,7 @@ import sys
 from typing import Annotated, Literal
 
 import pydantic
-from pydantic import BeforeValidator, Field
+from pydantic import AfterValidator, BeforeValidator, Field
 from pydantic_core import PydanticCustomError
 
 from qa.compression.schedule import PRUNING_APPROACHES, share_of_pattern
@@ -31,6 +31,12 @@ def _checked_pattern(text):
     return text.removeprefix("tile_pattern_")
 
 
+def _true(value):
+    if not value:
+        raise ValueError("leave it out: F1 is compared, and more of it is better")
+    return value
+
+
 def _one_or_more(*allowed):
     return Literal[allowed] | Annotated[list[Literal[allowed]], Field(min_length=1)]
 
@@ -44,11 +50,14 @@ _Step = Annotated[int, Field(ge=0, le=sys.maxsize)]
 Count = Annotated[int, Field(ge=1, le=sys.maxsize)]
 Regex = Annotated[str, BeforeValidator(_compiled)]
 _Pattern = Annotated[str, BeforeValidator(_checked_pattern)]
+HigherIsBetter = Annotated[bool, AfterValidator(_true)]
 # To Python, and to pydantic, True is 1.
 _NotBool = BeforeValidator(lambda value: str(value) if isinstance(value, bool) else value)
-# INC's `hawq_v2` needs a Python function, and 3.7.1 comes without `tpe`.
-Strategy = Literal["basic", "bayesian", "exhaustive", "mse", "mse_v2", "random"]
-Objective = _one_or_more("performance", "accuracy", "modelsize", "footprint")
+# INC's `hawq_v2` needs a Python function and `mse_v2` a data loader, `random` lists all mixes before it draws one, and
+# 3.7.1 comes without `tpe`.
+Strategy = Literal["basic", "bayesian", "exhaustive", "mse"]
+# INC measures `modelsize` with TensorFlow, and takes several as a mapping only.
+Objective = Literal["performance", "accuracy", "footprint"]
 
 
 class _Mapping(pydantic.BaseModel, strict=True):
@@ -79,7 +88,9 @@ Operator = mapping(weight=_Side, activation=_Side)
 Operators = dict[Regex, Operator]
 _Fp32 = mapping(dtype=_one_or_more("fp32"))
 _LeftOut = dict[Regex, mapping(weight=_Fp32, activation=_Fp32)]
-_Accuracy = mapping(criterion=Literal["relative", "absolute"], tolerable_loss=NotNegative, higher_is_better=bool)
+_Accuracy = mapping(
+    criterion=Literal["relative", "absolute"], tolerable_loss=NotNegative, higher_is_better=HigherIsBetter
+)
 _Tuning = mapping(max_trials=Count, timeout=NotNegative, strategy=Strategy, objective=Objective)
 
 
@@ -98,12 +109,7 @@ class PostTraining(_Mapping):
     quant_level: Annotated[Literal["auto", 0, 1], _NotBool] = None
     accuracy_criterion: _Accuracy = None
     tuning_criterion: _Tuning = None
-    recipes: mapping(
-        smooth_quant=bool,
-        smooth_quant_args=mapping(alpha=_UpToOne, folding=bool),
-        fast_bias_correction=bool,
-        weight_correction=bool,
-    ) = None
+    recipes: mapping(fast_bias_correction=bool, weight_correction=bool) = None
 
 
 class Calibrated(PostTraining):

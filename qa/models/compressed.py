@@ -69,6 +69,11 @@ def is_dynamic(output_dir):
         raise UsageError(f"{path} does not say how the model was quantized; name a folder of these scripts") from error
 
 
+def operators_of(output_dir):
+    """Return what INC did to each operator of an int8 model in a folder: from `(name, type)` to its settings."""
+    return load_pickled(Path(output_dir) / "pytorch_model.bin")["best_configure"]["op"]
+
+
 def is_ipex(config):
     """Tell whether the configuration of a saved model is that of a model on IPEX."""
     return getattr(config, "backend", None) == "ipex"

@@ -31,6 +31,8 @@ def dummy_inputs(model):
     A mask is among them where the model takes one: transformers warns without.
     """
     ids = model.dummy_inputs["input_ids"].to(next(model.parameters()).device)
+    if model.config.model_type == "longformer":  # it looks for the separators of question and context
+        ids = torch.cat((ids, torch.full((len(ids), 3), model.config.sep_token_id, device=ids.device)), dim=1)
     return {"input_ids": ids, **{name: torch.ones_like(ids) for name in columns_taken(model, ["attention_mask"])}}
 
 

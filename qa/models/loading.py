@@ -91,9 +91,16 @@ def is_int8(config):
 
 
 def _settle_config(config, flag, name, int8_too=False):
-    """Refuse the configuration of an int8 model, and make that of a classifier one of a question-answering model."""
+    """Refuse the configuration of an int8 model, and make it that of a question-answering model that only answers."""
     if is_int8(config) and not int8_too:
         raise UsageError(f"--{flag} {name} is quantized already; name the fp32 model it was made from")
+    if not is_int8(config):
+        config.return_dict, config.torchscript = True, False
+        config.output_hidden_states = config.output_attentions = False
+    if getattr(config, "attention_type", None) == "block_sparse":
+        # BigBird itself leaves it at the first short window, for good: answers would hang on what came before.
+        print(f"note: --{flag} {name}: its attention is computed in full, not in blocks")
+        config.attention_type = "original_full"
     if config.num_labels != 2:
         config.num_labels = 2
         config.problem_type = None
@@ -306,7 +313,7 @@ def from_pretrained(auto_class, flag, name, model_args, **kwargs):
             if name.startswith((".", "/")):
                 reason = "there is no such folder"
             else:
-                reason, hint = why_not_given(error) or (reason, hint)
+                reason, hint = why_not_given(error, hint) or (reason, hint)
         elif auto_class.__name__ == "AutoTokenizer":
             reason, hint = _what_a_tokenizer_lacks(Path(name)) or (reason, hint)
         raise UsageError(f"--{flag} {name} cannot be loaded: {reason}; {hint}") from error

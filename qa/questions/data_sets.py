@@ -74,7 +74,7 @@ def open_data_set(data_args, model_args):
     except Exception as error:  # builders raise whatever their format's parser raises
         reason, hint = " ".join(str(error).split())[:300] or type(error).__name__, "give a local folder or files"
         if kind_of(name) is None:
-            reason, hint = why_not_given(error) or (reason, hint)
+            reason, hint = why_not_given(error, hint) or (reason, hint)
         raise UsageError(f"--dataset_name {name} cannot be loaded: {reason}; {hint}") from error
     if isinstance(loaded, datasets.Dataset):
         raise UsageError(f"--dataset_name {name} is a single split; save a DatasetDict with the splits it stands for")

@@ -5,11 +5,12 @@ Does not belong here: loading (`qa/models/`, `qa/questions/`) and sending (`qa/r
 """
 
 
-def why_not_given(error):
+def why_not_given(error, hint):
     """Say why something that has a name on the hub could not be loaded from there.
 
     Args:
         error: what transformers or datasets have raised.
+        hint: what to do without a hub.
 
     Returns:
         `(reason, hint)`, two texts, or `None` if the hub is not the reason.
@@ -26,7 +27,7 @@ def why_not_given(error):
         return any(isinstance(each, kind) and text in str(each) for each in chain)
 
     if constants.HF_HUB_OFFLINE and met(OSError):
-        return "it is not in the cache, and the hub cannot be reached (offline)", "give the path of a local folder"
+        return "it is not in the cache, and the hub cannot be reached (offline)", hint
     if met(errors.LocalTokenNotFoundError):
         return "--use_auth_token takes a stored token, and there is none", "run huggingface-cli login first"
     # datasets puts an error of its own in the place of the hub's.

@@ -487,12 +487,12 @@ POST_TRAINING = {
     "settings that are a list": (settings("- 1", "quantization"), ["settings.yml, line 1", "mapping"]),
     "unknown setting": (settings("approach: x\nno_such: 1", "quantization"), ["settings.yml, line", "unknown key"]),
     "setting of a wrong type": (
-        settings("recipes: {smooth_quant: often}", "quantization"),
-        ["settings.yml, line 1", "smooth_quant", "'often'", "boolean"],
+        settings("recipes: {weight_correction: often}", "quantization"),
+        ["settings.yml, line 1", "weight_correction", "'often'", "boolean"],
     ),
     "setting out of range": (
-        settings("recipes:\n  smooth_quant_args: {alpha: 7}", "quantization"),
-        ["settings.yml, line 2", "alpha is 7", "less than or equal to 1"],
+        settings("openvino:\n  smooth_quant_alpha: 7", "quantization"),
+        ["settings.yml, line 2", "smooth_quant_alpha is 7", "less than or equal to 1"],
     ),
     # output folders
     "output folder that is a file": (occupied, ["--output_dir", "is a file"]),

@@ -365,7 +365,7 @@ def test_checkpoints_run_no_code(tmp_path):
     assert finished.returncode == 0, finished.stderr
     good = tmp_path / "out" / "checkpoint-1"
     assert good.is_dir()
-    pickled = sorted(path.name for path in good.iterdir() if path.suffix in (".pt", ".pth", ".bin"))
+    pickled = sorted(path.name for path in good.iterdir() if path.suffix in (".pt", ".pth"))
     assert {"optimizer.pt", "scheduler.pt", "progress.pt"} <= set(pickled)
     shutil.rmtree(tmp_path / "out" / "checkpoint-2")
     mark = tmp_path / "mark"
@@ -385,7 +385,7 @@ def test_checkpoints_run_no_code(tmp_path):
         (tmp_path / "out" / "run.json").write_text(json.dumps({"made_from": made_from}), encoding="utf-8")
         finished = forked_main.run("run_qa.py", *as_words(flags), cwd=tmp_path)
         assert not mark.exists(), name
-        if content is None:
+        if content is None or name == "training_args.bin":  # which nothing reads
             assert finished.returncode == 0, finished.stderr
             shutil.rmtree(tmp_path / "out" / "checkpoint-2", ignore_errors=True)
             (good / name).unlink()

@@ -120,7 +120,7 @@ def test_sparsity_grows_and_stays_through_a_kill_and_stage_1(tmp_path, tokenizer
         (["--train_file", "text.txt"], "--train_file text.txt: there is no such file"),
         (
             ["--do_eval", "--validation_file", SAMPLE / "dev.json"],
-            "--do_eval does not work here: no question is answered",
+            "--validation_file does not work here: no question is answered",
         ),
         (["--doc_stride", "5"], "--doc_stride does not work here: no question"),
         (["--pruning_approach", "snip"], "--pruning_approach is for a training"),

@@ -235,14 +235,16 @@ FP32 = {"weight": {"dtype": ["fp32"]}, "activation": {"dtype": ["fp32"]}}
 
 @pytest.mark.parametrize("dtype", ["fp32", ["fp32"]])
 def test_patterns_of_operators_are_spelled_out(dtype):
-    model = torch.nn.ModuleDict({"layer": torch.nn.ModuleList([Reader(), Reader()]), "head": torch.nn.Linear(2, 2)})
+    parts = {"layer": torch.nn.ModuleList([Reader(), Reader()]), "norm": torch.nn.LayerNorm(2)}
+    model = torch.nn.ModuleDict({**parts, "drop": torch.nn.Dropout(), "head": torch.nn.Linear(2, 2)})
     fp32, int8 = {"weight": {"dtype": dtype}}, {"weight": {"dtype": ["int8"]}}
     settings = {
         "op_name_dict": {r"layer\..\.lin": fp32, "head.*": fp32, r"head\.module": int8, "layer.1": {}},
-        "op_type_dict": {"LayerNorm": fp32, "Linear": int8, "Embedding": {"activation": {"dtype": ["fp32"]}}},
+        # One side in fp32 is enough, as in post-training quantization.
+        "op_type_dict": {"Layer.*|Drop.*": {"activation": {"dtype": dtype}}, "Linear": int8, "Conv2d": fp32},
     }
     config = fake_quant.training_quantization_config(settings, model)
     assert config.op_name_dict == dict.fromkeys(["layer.0.lin", "layer.1.lin", "head"], FP32)
-    assert config.op_type_dict == {"LayerNorm": FP32}
+    assert config.op_type_dict == {"LayerNorm": FP32, "Dropout": FP32}
     config = fake_quant.training_quantization_config({}, model)
     assert config.op_name_dict == config.op_type_dict == {}

@@ -26,6 +26,13 @@ def test_layers_are_compared_that_are_as_deep(depths, layers, expected):
     assert layer_pairs(*map(config, depths), layers) == expected
 
 
+def test_models_with_a_decoder_are_refused():
+    from transformers import BartConfig, BertConfig
+
+    with pytest.raises(UsageError, match="models with a decoder have two lists"):
+        comparison({"loss": "MSE"}, BartConfig(), BertConfig())
+
+
 def test_what_cannot_be_compared_is_refused():
     with pytest.raises(UsageError, match="names layer 4; the student has 3"):
         layer_pairs(config(3), config(6), [0, 4])

@@ -56,6 +56,14 @@ def test_ranges_are_chosen_for_each_batch_and_nothing_is_left_behind():
     assert observer.max_val == 190
 
 
+def test_parameters_are_observed_as_one_row():
+    """As MobileBERT's biases are on IPEX."""
+    observer, bias = MinMaxObserver(), torch.linspace(-1, 3, 16)
+    with narrowed_ranges([observer]):
+        observer(bias)
+    assert (observer.min_val, observer.max_val) == narrowed(bias[None])
+
+
 class Observed(torch.nn.Module):
     """Three observers as INC leaves them in a model: two by `minmax`, one of which sees nothing, and one by `kl`."""
 

@@ -171,7 +171,14 @@ BAD_FILES = [
     ("quantize", "static: {minmax_ranges: short}\n", 1, ["minmax_ranges is 'short'", "'narrowed' or 'whole'"]),
     ("quantize", "tuning_criterion: {timeout: .inf}\n", 1, ["timeout is inf", "number"]),
     ("quantize", "tuning_criterion: {timeout: '1'}\n", 1, ["timeout is '1'", "number"]),
-    ("quantize", "tuning_criterion: {strategy: best}\n", 1, ["'best'", "basic", "random"]),
+    (
+        "quantize",
+        "accuracy_criterion: {higher_is_better: false}\n",
+        1,
+        ["is False", "F1 is compared"],
+    ),
+    ("quantize", "tuning_criterion: {strategy: random}\n", 1, ["'random'", "basic", "exhaustive"]),
+    ("quantize", "recipes: {smooth_quant: true}\n", 1, ["'smooth_quant'", "fast_bias_correction"]),
     ("quantize", "tuning_criterion: {objective: speed}\n", 1, ["'speed'", "performance"]),
     # The older layout.
     ("prune", "version: 1.0\n", 1, ["older layout", "pruning section"]),
@@ -279,23 +286,23 @@ NEW_FILES = [
     ),
     (
         "quantize",
-        "quant_level: 0\nrecipes: {smooth_quant: true}\ndynamic: {quant_level: auto}\n"
+        "quant_level: 0\nrecipes: {fast_bias_correction: true}\ndynamic: {quant_level: auto}\n"
         "accuracy_criterion: {criterion: absolute, tolerable_loss: 1, higher_is_better: true}\n"
         "static:\n  quant_level: 1\n  op_type_dict: {Linear: {weight: {dtype: [int8, fp32], scheme: sym}}}\n"
         "  minmax_ranges: whole\n"
-        "  tuning_criterion: {max_trials: 3, timeout: 0, strategy: mse, objective: [accuracy, modelsize]}\n"
+        "  tuning_criterion: {max_trials: 3, timeout: 0, strategy: mse, objective: footprint}\n"
         "qat: {op_type_dict: {LayerNorm: {weight: {dtype: fp32}}}}\n",
         {
             "quant_level": 1,
             "minmax_ranges": "whole",
-            "recipes": {"smooth_quant": True},
+            "recipes": {"fast_bias_correction": True},
             "op_type_dict": {"Linear": {"weight": {"dtype": ["int8", "fp32"], "scheme": "sym"}}},
             "accuracy_criterion": {"criterion": "absolute", "tolerable_loss": 1.0, "higher_is_better": True},
             "tuning_criterion": {
                 "max_trials": 3,
                 "timeout": 0,
                 "strategy": "mse",
-                "objective": ["accuracy", "modelsize"],
+                "objective": "footprint",
             },
         },
     ),
@@ -316,7 +323,9 @@ def test_numbers_have_the_type_that_inc_asks_for(tmp_path):
 
 
 def test_training_takes_no_recipes_from_the_top(tmp_path):
-    path = write(tmp_path, "recipes: {smooth_quant: true}\nqat: {op_type_dict: {a: {}}}\nstatic: {quant_level: 0}\n")
+    path = write(
+        tmp_path, "recipes: {weight_correction: true}\nqat: {op_type_dict: {a: {}}}\nstatic: {quant_level: 0}\n"
+    )
     assert quantization_settings("qat", path) == {"op_type_dict": {"a": {}}}
 
 
@@ -695,5 +704,5 @@ def test_settings_of_the_schema_load_or_do_not_go_together(tmp_path, data):
         READERS[kind](path)
     except UsageError as refusal:
         together = ("sum to 1", "give at most", "give at least start_", "pattern_lock has no schedule", " section")
-        together += ("fills blocks little by little", "right answers take CE")
+        together += ("fills blocks little by little", "right answers take CE", "F1 is compared")
         assert any(words in str(refusal) for words in together), refusal

@@ -4,6 +4,7 @@ import json
 import logging
 
 import pytest
+import torch
 from conftest import SAMPLE
 from safetensors.torch import load_file, save_file
 from small_models import bert_tokenizer, small_model
@@ -43,6 +44,27 @@ def test_a_classifier_of_three_labels_gets_a_new_head_of_two(layout, tokenizer, 
     assert capsys.readouterr().out.count("has no question-answering head") == 1
     with pytest.raises(UsageError, match=r"no question-answering head, .*ForSequenceClassification"):
         load_model(model_args, load_config_and_tokenizer(model_args)[0], needs_head=True)
+
+
+def test_what_a_configuration_says_of_outputs_does_not_count(tokenizer, tmp_path):
+    used = bert_tokenizer(tokenizer)
+    model_args = saved(tmp_path, small_model("bert", used), used)
+    outputs = {"output_hidden_states": True, "output_attentions": True, "return_dict": False, "torchscript": True}
+    change_config(tmp_path, **outputs)
+    config, _ = load_config_and_tokenizer(model_args)
+    found = load_model(model_args, config)(torch.tensor([[1, 2, 3]]))
+    assert list(found) == ["start_logits", "end_logits"]
+
+
+def test_block_sparse_attention_is_computed_in_full(tokenizer, tmp_path, capsys):
+    from transformers import BigBirdConfig, BigBirdForQuestionAnswering
+
+    used = bert_tokenizer(tokenizer)
+    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
+    config = BigBirdConfig(vocab_size=len(used), **sizes, block_size=4, num_random_blocks=1)
+    config, _ = load_config_and_tokenizer(saved(tmp_path, BigBirdForQuestionAnswering(config), used))
+    assert config.attention_type == "original_full"
+    assert "its attention is computed in full, not in blocks" in capsys.readouterr().out
 
 
 def test_a_head_of_three_outputs_is_no_head(tokenizer, tmp_path):
