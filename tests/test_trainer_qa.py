@@ -206,6 +206,19 @@ def test_a_checkpoint_can_be_loaded_like_a_model(trainer_of, questions, tmp_path
     assert torch.load(checkpoint / "training_args.bin", weights_only=False).max_steps == 1
 
 
+def test_a_checkpoint_knows_what_gradients_are_multiplied_by(trainer_of, tmp_path):
+    import torch
+
+    words = {"max_steps": 1, "save_steps": 1}
+    trainer = trainer_of(words, quantization_config=None)
+    trainer.accelerator.scaler = torch.amp.GradScaler("cpu", init_scale=64.0)
+    trainer.train()
+    trainer = trainer_of(words, quantization_config=None)
+    trainer.accelerator.scaler = torch.amp.GradScaler("cpu", init_scale=2.0)
+    trainer._load_from_checkpoint(tmp_path / "out" / "checkpoint-1")
+    assert trainer.accelerator.scaler.state_dict()["scale"] == 64.0
+
+
 def test_evaluation_takes_rows_and_leaves_out_columns_that_the_model_does_not_take(trainer_of, questions, monkeypatch):
     tokenizer, examples, features = questions
     trainer = trainer_of({"do_train": False})

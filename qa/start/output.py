@@ -25,7 +25,8 @@ from qa.start.writing import MODEL_FILES, saving, write_text
 
 # What the folder's run was made from, and its files.
 RUN_FILE = "run.json"
-# File of a checkpoint with what neither model nor optimizer knows: pruners, random generators, the loss so far.
+# File of a checkpoint with what neither model nor optimizer knows: pruners, random generators, the loss so far, and of
+# fp16 the factor of its gradients.
 PROGRESS_NAME = "progress.pt"
 # Holds a lock while its run lives.
 LOCK_FILE = ".lock"

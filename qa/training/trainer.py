@@ -193,6 +193,7 @@ class CompressingTrainer(INCTrainer):
             "pruners": [pruner_state(pruner) for pruner in self._pruners],
             "random": gather(_random_state()),
             "loss": sum(losses) / len(losses),
+            "scaler": self.accelerator.scaler and self.accelerator.scaler.state_dict(),
         }
         if self.is_world_process_zero():
             with written_beside(self.args.output_dir, name) as folder:
@@ -222,6 +223,8 @@ class CompressingTrainer(INCTrainer):
             load_model(self.model, folder / SAFE_WEIGHTS_NAME)
             for pruner, state in zip(self._pruners, self._progress["pruners"], strict=True):
                 restore_pruner(pruner, state)
+            if self.accelerator.scaler is not None:  # of fp16
+                self.accelerator.scaler.load_state_dict(self._progress["scaler"])
         except Exception as error:  # the libraries raise nearly anything on a damaged file
             raise UsageError(f"{folder} is no whole checkpoint of this run: {error}; remove it") from error
 
