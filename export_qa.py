@@ -65,7 +65,7 @@ class OptimizationArguments(OutcomeArguments):
     """What is written."""
 
     # No argument: what the checks of all commands ask about.
-    refused: ClassVar = dict.fromkeys(("use_ipex", "bf16"), "it is for run_qa_post_training.py")
+    refused: ClassVar = dict.fromkeys(("use_ipex", "bf16"), "it is for run_qa_post_training.py; leave it out")
 
     export_format: str = field(
         default="onnx",

@@ -49,9 +49,10 @@ OF_QUESTIONS = (
     *("do_eval", "do_predict", "validation_file", "test_file", "doc_stride", "n_best_size", "max_answer_length"),
     *("version_2_with_negative", "null_score_diff_threshold", "overwrite_cache", "preprocessing_num_workers"),
     *("max_eval_samples", "max_predict_samples", "eval_strategy", "evaluation_strategy", "eval_steps", "report"),
+    *("eval_delay", "metric_for_best_model", "per_device_eval_batch_size"),
 )
 # These need layers in training mode; here all are in evaluation mode.
-OF_DROPOUT = ("gradient_checkpointing", "neftune_noise_alpha")
+OF_DROPOUT = ("gradient_checkpointing", "gradient_checkpointing_kwargs", "neftune_noise_alpha")
 
 
 @dataclass
@@ -79,8 +80,8 @@ class OptimizationArguments(OutcomeArguments):
     trains = True
     refused: ClassVar = {
         **OutcomeArguments.refused,
-        **dict.fromkeys(OF_QUESTIONS, "no question is answered"),
-        **dict.fromkeys(OF_DROPOUT, "the model is trained without dropout"),
+        **dict.fromkeys(OF_QUESTIONS, "no question is answered; leave it out"),
+        **dict.fromkeys(OF_DROPOUT, "the model is trained without dropout; leave it out"),
     }
     apply_pruning = True
 

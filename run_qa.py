@@ -198,7 +198,7 @@ def compression_of(run, model, teacher):
         Dictionary of the trainer's keywords for compression.
     """
     from qa.compression.distillation import distillation_config
-    from qa.compression.fake_quant import training_quantization_config
+    from qa.compression.fake_quant import names_of_operators, training_quantization_config
     from qa.compression.intermediate import comparison
     from qa.compression.pruning import pruning_config
     from qa.corrections.deberta import use_plain_dropout
@@ -207,8 +207,7 @@ def compression_of(run, model, teacher):
     if "quantization" in run.settings:
         use_plain_dropout(model)
         configs["quantization_config"] = training_quantization_config(run.settings["quantization"], model)
-        operators = {(name, type(module).__name__): None for name, module in model.named_modules()}
-        note_unmet(run.settings["quantization"], operators, quantization_settings("qat"))
+        note_unmet(run.settings["quantization"], names_of_operators(model), quantization_settings("qat"))
     if "pruning" in run.settings:
         configs["pruning_config"] = pruning_config(run.settings["pruning"], model)
     if teacher is not None:

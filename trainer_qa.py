@@ -109,9 +109,10 @@ class QuestionAnsweringINCTrainer(CompressingTrainer):
         model.train(was_training)
         labels, metrics = labels_of(features), {}
         if self.post_process_function is not None:
-            takes_stage = "stage" in inspect.signature(self.post_process_function).parameters
-            stage = {"stage": stage} if takes_stage else {}
-            predictions = self.post_process_function(examples, features, predictions, **stage)
+            names = inspect.signature(self.post_process_function).parameters
+            named = {"stage": stage} if "stage" in names else {}
+            fourth = (stage,) if len(names) > 3 and not named else ()
+            predictions = self.post_process_function(examples, features, predictions, *fourth, **named)
             if self.compute_metrics is not None:
                 metrics = self.compute_metrics(predictions)
             if isinstance(predictions, EvalPrediction):

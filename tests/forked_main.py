@@ -63,7 +63,7 @@ LIBRARIES = (
         "qa.models.passes",
     ),
     *("qa.results.card", "qa.results.plots", "qa.results.comparison", "transformers.pipelines.question_answering"),
-    *("optimum.exporters.onnx.model_configs", "onnx", "torch.utils.tensorboard", "qa.questions.squad_scores"),
+    *("optimum.exporters.onnx.model_configs", "onnx", "torch.utils.tensorboard"),
     # What PyTorch brings in with the first optimizer, and accelerate and INC with the first training.
     *("torch._dynamo", "torch._inductor.standalone_compile", "torch.distributed.fsdp"),
 )

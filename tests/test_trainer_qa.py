@@ -46,7 +46,9 @@ def trainer_of(questions, tmp_path):
         return QuestionAnsweringINCTrainer(
             model=AutoModelForQuestionAnswering.from_pretrained(SAMPLE / "distilbert-qa"),
             args=TrainingArguments(
-                output_dir=str(tmp_path / "out"), use_cpu=True, report_to=[], **{"do_train": True, **dict(arguments)}
+                use_cpu=True,
+                report_to=[],
+                **{"output_dir": str(tmp_path / "out"), "do_train": True, **dict(arguments)},
             ),
             eval_dataset=features,
             eval_examples=examples,
@@ -165,7 +167,9 @@ def test_a_training_in_a_thread_is_saved_in_a_folder_that_is_not_there(trainer_o
 def test_the_best_model_at_the_end_is_refused(trainer_of):
     words = {"eval_strategy": "epoch", "save_strategy": "epoch", "load_best_model_at_end": True}
     with pytest.raises(ValueError, match="load_best_model_at_end"):
-        trainer_of(words)
+        trainer_of(words, quantization_config=None).train()
+    with pytest.raises(ValueError, match="There is no checkpoint in"):
+        trainer_of(quantization_config=None).train(resume_from_checkpoint=True)
 
 
 def test_after_a_training_signals_are_whose_they_were(trainer_of):
@@ -204,6 +208,9 @@ def test_a_checkpoint_can_be_loaded_like_a_model(trainer_of, questions, tmp_path
     found = pipeline("question-answering", str(checkpoint))(question=example["question"], context=example["context"])
     assert found["answer"] in example["context"]
     assert torch.load(checkpoint / "training_args.bin", weights_only=False).max_steps == 1
+    # One with fake-quant operators would load with weights drawn at random.
+    trainer_of({"max_steps": 1, "save_steps": 1, "output_dir": str(tmp_path / "qat")}).train()
+    assert not list((tmp_path / "qat" / "checkpoint-1").glob("tokenizer*"))
 
 
 def test_a_checkpoint_knows_what_gradients_are_multiplied_by(trainer_of, tmp_path):
@@ -256,8 +263,8 @@ def test_evaluation_pads_as_it_is_told(width, seen, trainer_of):
     assert any((inputs["attention_mask"] == 0).any() for inputs in shapes) == (width != 0)
 
 
-@pytest.mark.parametrize("takes_stage", [True, False], ids=["four arguments", "three arguments"])
-def test_post_processing_is_told_the_stage_if_it_asks(takes_stage, trainer_of, questions):
+@pytest.mark.parametrize("takes", ["stage", "a fourth", "three"])
+def test_post_processing_is_told_the_stage_if_it_asks(takes, trainer_of, questions):
     from transformers import EvalPrediction
 
     _, examples, features = questions
@@ -267,18 +274,21 @@ def test_post_processing_is_told_the_stage_if_it_asks(takes_stage, trainer_of, q
         calls.append((len(examples), len(features), len(predictions)))
         return EvalPrediction(predictions=["Ann"], label_ids=["Bob"])
 
-    def four(examples, features, predictions, stage="never"):
-        calls.append(stage)
+    def four(examples, features, predictions, split="never"):
+        calls.append(split)
         return EvalPrediction(predictions=["Ann"], label_ids=["Bob"])
+
+    def by_name(examples, features, predictions, *, stage="never"):
+        return four(examples, features, predictions, stage)
 
     trainer = trainer_of(
         {"do_train": False},
-        post_process_function=four if takes_stage else three,
+        post_process_function={"stage": by_name, "a fourth": four, "three": three}[takes],
         compute_metrics=lambda prediction: {"f1": len(prediction.predictions) + 49.0},
     )
     metrics = trainer.evaluate()
     output = trainer.predict(features, examples, metric_key_prefix="mine")
-    assert calls == (["eval", "predict"] if takes_stage else [(len(examples), len(features), 2)] * 2)
+    assert calls == ([(len(examples), len(features), 2)] * 2 if takes == "three" else ["eval", "predict"])
     assert (output.predictions, output.label_ids) == (["Ann"], ["Bob"])
     assert (metrics["eval_f1"], output.metrics["mine_f1"]) == (50.0, 50.0)
     assert metrics["eval_steps_per_second"] > 0

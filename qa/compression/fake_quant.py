@@ -18,6 +18,12 @@ from qa.compression.ranges import narrowed_ranges
 from qa.models.passes import forward_passes
 
 
+def names_of_operators(model):
+    """Return the `(name, type)` of all modules of a model, by INC's names as well: it adds ".module" to some."""
+    modules = [(name, type(module).__name__) for name, module in model.named_modules()]
+    return {(name + suffix, kind): None for name, kind in modules for suffix in ("", ".module")}
+
+
 def training_quantization_config(settings, model):
     """Build the configuration of quantization-aware training.
 
@@ -29,18 +35,15 @@ def training_quantization_config(settings, model):
     Returns:
         A fresh `QuantizationAwareTrainingConfig`.
     """
-    known = {
-        "op_name_dict": [name + suffix for name, _ in model.named_modules() for suffix in ("", ".module")],
-        "op_type_dict": {type(module).__name__ for module in model.modules()},
-    }
+    names, types = zip(*names_of_operators(model), strict=True)
     # Only this notation, a list of one, makes INC leave an operator out here.
     fp32 = {side: {"dtype": ["fp32"]} for side in ("weight", "activation")}
     left_out = {}
-    for key, names in known.items():
+    for key, known in (("op_name_dict", names), ("op_type_dict", types)):
         named = {}
         for pattern, operator in settings.get(key, {}).items():
             out = any(side.get("dtype") in ("fp32", ["fp32"]) for side in operator.values())
-            named |= dict.fromkeys(filter(re.compile(pattern).fullmatch, names), out)
+            named |= dict.fromkeys(filter(re.compile(pattern).fullmatch, known), out)
         left_out[key] = {name: fp32 for name, out in named.items() if out}
     return QuantizationAwareTrainingConfig(**left_out)
 

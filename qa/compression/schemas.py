@@ -82,9 +82,11 @@ _Side = mapping(
     dtype=_one_or_more("int8", "uint8", "fp32", "bf16"),
     scheme=_one_or_more("sym", "asym"),
     granularity=_one_or_more("per_tensor", "per_channel"),
-    algorithm=_one_or_more("minmax", "kl"),
 )
-Operator = mapping(weight=_Side, activation=_Side)
+_Weight, _Activation = (
+    mapping(_Side, algorithm=_one_or_more(*algorithms)) for algorithms in (("minmax",), ("minmax", "kl"))
+)
+Operator = mapping(weight=_Weight, activation=_Activation)
 Operators = dict[Regex, Operator]
 _Fp32 = mapping(dtype=_one_or_more("fp32"))
 _LeftOut = dict[Regex, mapping(weight=_Fp32, activation=_Fp32)]
@@ -109,6 +111,7 @@ class PostTraining(_Mapping):
     quant_level: Annotated[Literal["auto", 0, 1], _NotBool] = None
     accuracy_criterion: _Accuracy = None
     tuning_criterion: _Tuning = None
+    # Without INC's `smooth_quant`: it imports peft, which is not among the requirements.
     recipes: mapping(fast_bias_correction=bool, weight_correction=bool) = None
 
 

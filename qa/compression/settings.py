@@ -6,6 +6,7 @@ schedules (`schedule.py`), and INC: all settings are plain values.
 """
 
 import functools
+import re
 from pathlib import Path
 from typing import NamedTuple
 
@@ -42,7 +43,8 @@ def _read(path, model, section):
     try:
         checked = model.model_validate(values, context=unused)
     except pydantic.ValidationError as error:
-        raise _refusal(path, lines, error.errors()[0]) from error
+        deepest = max(error.errors(), key=lambda problem: len(problem["loc"]))  # of a union, what came furthest
+        raise _refusal(path, lines, deepest) from error
     values = checked.model_dump(mode="json", exclude_unset=True, by_alias=True)
     return _File(path, todays_settings(path, values, section, unused) if older else values, lines)
 
@@ -57,7 +59,8 @@ def _refusal(path, lines, problem):
         trail += (part,) if (*trail, part) in lines else ()
     names = ["the file", *(part for part in trail if isinstance(part, str))]
     # Without the "Value error" that pydantic puts before texts of our own.
-    text = str(context.get("error", problem["msg"])).replace("Input should", "it should", 1)
+    text = re.sub("^(Input|List) should", "it should", str(context.get("error", problem["msg"])))
+    text = text.replace(" after validation", "")
     key_line, value_line = lines[trail]
     if problem["type"] == "unknown_key" or loc[-1:] == ("[key]",):
         return UsageError(f"{path}, line {key_line}: unknown key {names[-1]!r:.100} in {names[-2]}; {text}")

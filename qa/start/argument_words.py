@@ -7,6 +7,7 @@ Does not belong here: what the arguments are and what is refused about their val
 
 import itertools
 import json
+import re
 
 from qa.start.errors import UsageError
 from qa.start.yaml_files import read_yaml
@@ -20,6 +21,7 @@ OF_ITSELF = ("report_to", "fsdp_config", "accelerator_config", "dataloader_pin_m
 
 def refuse(message):
     """Raise a `UsageError` that points at the list of all arguments."""
+    message = re.sub(r"^(ambiguous option: --\w+)=\S+", r"\1", message)  # it may be a token
     raise UsageError(f"{message} (--help lists all arguments)")
 
 
@@ -33,7 +35,7 @@ def value_of(flag, words):
     value = None
     for word, following in itertools.zip_longest(words, words[1:]):
         name, separator, text = word.partition("=")
-        if len(name) > 2 and f"--{flag}".startswith(name):
+        if len(name) > 2 and f"--{flag}".startswith(name) and name != "--token":  # a flag of its own
             value = text if separator else following
     return value
 

@@ -171,7 +171,7 @@ class OutcomeArguments:
     # arguments it refuses for what reasons.
     takes_questions = True
     trains = False
-    refused: ClassVar = {"use_ipex": "it is for run_qa_post_training.py"}
+    refused: ClassVar = {"use_ipex": "it is for run_qa_post_training.py; leave it out"}
 
     verify_loading: bool = field(
         default=False,
@@ -215,6 +215,8 @@ def parse_arguments(optimization_arguments_class, argv=None):
         if flags and not flags[0].startswith("-"):
             refuse(f"unrecognized: {flags[0]} behind {file}")
         if value_of("dataset_name", flags) is None and any(value_of(name, flags) for name in FILE_FLAGS.values()):
+            if values.get("dataset_name"):
+                print(f"note: argument file {file}: dataset_name is left out, since question files are given")
             values = {name: value for name, value in values.items() if not name.startswith("dataset_")}
     # Of two equal flags argparse takes the second.
     words = [*words_of(values), *flags]
@@ -242,7 +244,7 @@ def parse_arguments(optimization_arguments_class, argv=None):
         nargs="?",
         const=False,
         type=lambda word: not string_to_bool(word),
-        metavar="",
+        metavar="true",
         help="Pad batches to their longest window, whatever the engine.",
     )
     # Batches of one length have little padding: a third less to compute on SQuAD.
@@ -259,7 +261,8 @@ def parse_arguments(optimization_arguments_class, argv=None):
     parser.error = refuse
     actions = parser._option_string_actions
     hidden = {*NO_EFFECT, *REFUSED, *optimization_arguments_class.refused}
-    hidden |= set() if optimization_arguments_class.trains else {*OF_TRAINING}
+    if not optimization_arguments_class.trains:
+        hidden |= {*OF_TRAINING, "report_to", "ddp_backend", "ddp_timeout"}
     for action in actions.values():
         action.help = argparse.SUPPRESS if action.dest in hidden else HELP.get(action.dest, action.help)
     known = known_values(values, actions, {each.name: each.default for each in fields(TrainingArguments)}, file)

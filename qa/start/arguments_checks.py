@@ -144,7 +144,8 @@ def check_effects(run, trains=False):
     """
     refused = REFUSED | run.optimization_args.refused
     for name in filter(refused.__contains__, _asked(run)):
-        raise UsageError(f"--{name} does not work here: {refused[name]}; leave it out")
+        if run.arguments[name] != "no":  # as a dump of arguments may have it
+            raise UsageError(f"--{name} does not work here: {refused[name]}")
     for flag, names in OF_COMPRESSION.items():
         for name in names:
             if name in run.optimization_args.given and not getattr(run.optimization_args, flag):
@@ -201,10 +202,6 @@ def check_questions(run, path, splits):
 
 
 def _check_training(args):
-    if args.load_best_model_at_end:
-        raise UsageError(
-            "--load_best_model_at_end does not work: the model that is saved is the one at the end; drop it"
-        )
     sharing = args.accelerator_config
     if sharing.split_batches or sharing.dispatch_batches or not sharing.even_batches:
         raise UsageError(

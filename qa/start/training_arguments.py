@@ -19,7 +19,7 @@ OF_TRAINING = (
     "ddp_broadcast_buffers", "skip_memory_metrics", "resume_from_checkpoint", "gradient_checkpointing",
     "gradient_checkpointing_kwargs", "include_num_input_tokens_seen", "neftune_noise_alpha", "full_determinism",
     "torch_compile", "torch_compile_backend", "torch_compile_mode", "torchdynamo", "fp16", "log_level_replica",
-    "log_on_each_node", "dispatch_batches", "split_batches", "load_best_model_at_end", "do_train",
+    "log_on_each_node", "dispatch_batches", "split_batches", "do_train",
 )
 # fmt: on
 
@@ -55,25 +55,26 @@ NO_EFFECT = {
 REFUSED = {
     **dict.fromkeys(
         ("per_gpu_train_batch_size", "per_gpu_eval_batch_size"),
-        "it is --per_device_train_batch_size or --per_device_eval_batch_size",
+        "give --per_device_train_batch_size or --per_device_eval_batch_size",
     ),
     **dict.fromkeys(
         ("fsdp", "fsdp_min_num_params", "fsdp_config", "fsdp_transformer_layer_cls_to_wrap", "deepspeed"),
-        "INC works on whole models, not on shards",
+        "INC works on whole models, not on shards; leave it out",
     ),
-    **dict.fromkeys(("bf16_full_eval", "fp16_full_eval"), "a model is evaluated as it is saved"),
-    "use_mps_device": "INC computes on CPUs and NVIDIA GPUs",
-    "label_smoothing_factor": "the loss on start and end positions knows no smoothing",
-    "half_precision_backend": "mixed precision is that of torch",
-    "auto_find_batch_size": "pruning and checkpoints count steps of one batch size",
-    "use_liger_kernel": "its kernels are for decoders",
+    **dict.fromkeys(("bf16_full_eval", "fp16_full_eval"), "a model is evaluated as it is saved; leave it out"),
+    "use_mps_device": "INC computes on CPUs and NVIDIA GPUs; leave it out",
+    "label_smoothing_factor": "the loss on start and end positions knows no smoothing; leave it out",
+    "half_precision_backend": "mixed precision is that of torch; leave it out",
+    "auto_find_batch_size": "pruning and checkpoints count steps of one batch size; give the one that fits",
+    "use_liger_kernel": "its kernels are for decoders; leave it out",
+    "load_best_model_at_end": "the model that is saved is the one at the end; leave it out",
 }
 # Help texts in place of transformers'.
 HELP = {
     "overwrite_output_dir": "Replace an earlier run in --output_dir; without it the same command goes on with one.",
     "no_cuda": "Compute on the CPU, as --use_cpu.",
     "use_ipex": "Quantize for IPEX (--quantization_approach static only).",
-    "bf16": "Train in bf16 (autocast), or with --use_ipex compute in bf16 what stays out of int8.",
+    "bf16": "bf16 beside fp32 in a training (autocast), beside int8 with run_qa_post_training.py --use_ipex.",
     "push_to_hub": "Send the finished model to the hub.",
     "torch_empty_cache_steps": "Steps after which memory that a GPU's cache holds is given back.",
 }

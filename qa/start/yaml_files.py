@@ -35,6 +35,8 @@ class _Loader(yaml.SafeLoader):
 
 # INC's older layout has it.
 _Loader.add_constructor("!Pruner", yaml.SafeLoader.construct_yaml_map)
+for _kind in ("set", "binary", "omap", "pairs"):  # nothing here needs them
+    _Loader.add_constructor(f"tag:yaml.org,2002:{_kind}", yaml.SafeLoader.construct_undefined)
 
 
 def read_yaml(path):
@@ -72,7 +74,8 @@ def _lines_of(root, path):
         line, value_line = (part.start_mark.line + 1 for part in (key, node))
         if key is not node and key.tag != _Loader.DEFAULT_SCALAR_TAG:
             found = key.value if isinstance(key, yaml.ScalarNode) else f"a {key.id.replace('sequence', 'list')}"
-            allowed = "names, and regular expressions in quotes"
+            merges = ", no merges" if key.tag == "tag:yaml.org,2002:merge" else ""
+            allowed = f"names, and regular expressions in quotes{merges}"
             raise UsageError(f"{path}, line {line}: unknown key {found:.100}; allowed are {allowed}")
         if trail and trail in lines:
             raise UsageError(f"{path}, line {line}: the key {trail[-1]!r:.100} stands twice in one mapping; keep one")

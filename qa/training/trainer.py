@@ -18,7 +18,7 @@ from safetensors.torch import load_model, save_model
 from transformers import TrainerState
 from transformers.integrations import TensorBoardCallback
 from transformers.trainer import OPTIMIZER_NAME, SCHEDULER_NAME, TRAINER_STATE_NAME, TRAINING_ARGS_NAME
-from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, get_last_checkpoint, has_length
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, has_length
 from transformers.utils import SAFE_WEIGHTS_NAME
 
 from qa.compression.fake_quant import calibrate_observers, observe_together, rest_embeddings
@@ -31,7 +31,7 @@ from qa.models.compressed import drop_stale_weights, load_pickled
 from qa.models.inputs import TEACHER_TYPES
 from qa.start.distributed import gather
 from qa.start.errors import UsageError
-from qa.start.output import PROGRESS_NAME, RUN_FILE, is_written, read_run
+from qa.start.output import PROGRESS_NAME, RUN_FILE, is_written, last_checkpoint, read_run
 from qa.start.writing import write_text, written_beside
 from qa.training.batches import (
     FeatureCollator,
@@ -75,9 +75,6 @@ class CompressingTrainer(INCTrainer):
         calibration: `Batches` of training features that activation ranges are taken from (quantization only); some
             are drawn if `None`.
         args, kwargs: those of `INCTrainer`; `processing_class` is the tokenizer.
-
-    Raises:
-        ValueError: the arguments ask for the best model at the end.
     """
 
     # Names of the parts that a loss is made of, in the order of the tensors in `_loss_parts`.
@@ -85,8 +82,6 @@ class CompressingTrainer(INCTrainer):
 
     def __init__(self, *args, calibration=None, **kwargs):
         super().__init__(*args, **kwargs)
-        if self.args.load_best_model_at_end:
-            raise ValueError("load_best_model_at_end does not work here: the model is the one at the end.")
         self._loss_parts = []  # one tensor for each batch since the last log
         self._quantizing = self.quantization_config is not None and self._compression_manager is not None
         if self._quantizing:
@@ -129,8 +124,11 @@ class CompressingTrainer(INCTrainer):
         What the training was, step by step, is left in the output folder as `trainer_state.json`.
 
         Raises:
-            ValueError: there is something to compress with, but the arguments lack `do_train`.
+            ValueError: there is something to compress with, but the arguments lack `do_train`; they ask for the best
+                model at the end; or there is no checkpoint to go on from.
         """
+        if self.args.load_best_model_at_end:
+            raise ValueError("load_best_model_at_end does not work here: the model is the one at the end.")
         configs = (self.quantization_config, self.pruning_config, self.distillation_config)
         if self._compression_manager is None and any(configs):
             raise ValueError("INC compresses only where TrainingArguments have do_train=True.")
@@ -151,7 +149,9 @@ class CompressingTrainer(INCTrainer):
             # As different as the rows of one batch: with one seed all processes would drop the same neurons out.
             torch.manual_seed(self.args.seed + self.args.process_index)
         if resume_from_checkpoint is True:
-            resume_from_checkpoint = get_last_checkpoint(self.args.output_dir)
+            resume_from_checkpoint = last_checkpoint(self.args.output_dir)
+            if resume_from_checkpoint is None:
+                raise ValueError(f"There is no checkpoint in {self.args.output_dir}.")
         if resume_from_checkpoint and self.is_world_process_zero():
             print(f"note: the training goes on from {resume_from_checkpoint}")
         epoch_steps, last_step = 1, self.args.max_steps
@@ -200,7 +200,8 @@ class CompressingTrainer(INCTrainer):
                 save_model(self.model, folder / SAFE_WEIGHTS_NAME, {"format": "pt"})
                 # Where heads and channels were taken out, it tells which.
                 self.model.config.save_pretrained(folder)
-                if self.tokenizer is not None:
+                # With the tokenizer it loads like a model, as one with fake-quant operators must not.
+                if self.tokenizer is not None and not self._quantizing:
                     self.tokenizer.save_pretrained(folder)
                 torch.save(self.args, folder / TRAINING_ARGS_NAME)
                 torch.save(self.optimizer.state_dict(), folder / OPTIMIZER_NAME)

@@ -135,6 +135,7 @@ def test_sparsity_grows_and_stays_through_a_kill_and_stage_1(tmp_path, tokenizer
         (["--train_file", ROOT / "README.md"], ".txt"),
         ([*TEXT, "--eval_strategy", "epoch"], "--eval_strategy does not work here: no question"),
         ([*TEXT, "--max_eval_samples", "5"], "--max_eval_samples does not work here: no question"),
+        ([*TEXT, "--per_device_eval_batch_size", "4"], "--per_device_eval_batch_size does not work here: no question"),
         (["--report"], "--report does not work here: no question"),
         ([*TEXT, "--gradient_checkpointing"], "--gradient_checkpointing does not work here"),
         ([*TEXT, "--neftune_noise_alpha", "5"], "--neftune_noise_alpha does not work here"),

@@ -248,3 +248,8 @@ def test_patterns_of_operators_are_spelled_out(dtype):
     assert config.op_type_dict == {"LayerNorm": FP32, "Dropout": FP32}
     config = fake_quant.training_quantization_config({}, model)
     assert config.op_name_dict == config.op_type_dict == {}
+
+
+def test_operators_have_the_names_that_inc_gives_them_as_well():
+    found = fake_quant.names_of_operators(torch.nn.ModuleDict({"head": torch.nn.Linear(2, 2)}))
+    assert found.items() >= {("head", "Linear"): None, ("head.module", "Linear"): None}.items()

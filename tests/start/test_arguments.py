@@ -74,11 +74,12 @@ def test_a_data_set_wins_over_files_and_an_empty_name_is_none(base):
     assert (data_args.dataset_name, data_args.validation_file) == (None, DEV)
 
 
-def test_question_files_on_the_command_line_win_over_the_data_set_of_an_argument_file(base, tmp_path):
+def test_question_files_on_the_command_line_win_over_the_data_set_of_an_argument_file(base, tmp_path, capsys):
     path = tmp_path / "recipe.yaml"
     path.write_text(f"dataset_name: {SAMPLE}\ndataset_config_name: plain\ndo_eval: true\n", encoding="utf-8")
     _, data_args, *_ = parse(str(path), *base)
     assert (data_args.dataset_name, data_args.dataset_config_name, data_args.validation_file) == (None, None, DEV)
+    assert f"note: argument file {path}: dataset_name is left out" in capsys.readouterr().out
     _, data_args, *_ = parse(str(path), *base, "--dataset_name", "squad")
     assert (data_args.dataset_name, data_args.dataset_config_name) == ("squad", "plain")
     _, data_args, *_ = parse(str(path), *base[:2], *base[4:])
@@ -112,7 +113,7 @@ def test_help_shows_what_the_command_does_something_with(capsys):
         parse("--help")
     text = capsys.readouterr().out
     assert "--quantization_approach" in text and "--per_device_eval_batch_size" in text
-    for flag in ("--learning_rate", "--past_index", "--deepspeed", "--dataloader_pin_memory", "container"):
+    for flag in ("--learning_rate", "--past_index", "--deepspeed", "--report_to", "--ddp_timeout", "container"):
         assert flag not in text
     assert "to continue training" not in " ".join(text.split())
 
@@ -336,9 +337,7 @@ def test_an_ambiguous_abbreviation_is_refused_with_what_it_could_be(flag, candid
             with pytest.raises(UsageError, match="no such file"):
                 parse(*words)
         else:
-            with pytest.raises(
-                UsageError, match=f"^ambiguous option: {flag}(=a)? could match {', '.join(candidates)} "
-            ):
+            with pytest.raises(UsageError, match=f"^ambiguous option: {flag} could match {', '.join(candidates)} "):
                 parse(*words)
 
 
