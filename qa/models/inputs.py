@@ -31,8 +31,9 @@ def dummy_inputs(model):
     A mask is among them where the model takes one: transformers warns without.
     """
     ids = model.dummy_inputs["input_ids"].to(next(model.parameters()).device)
-    if model.config.model_type == "longformer":  # it looks for the separators of question and context
-        ids = torch.cat((ids, torch.full((len(ids), 3), model.config.sep_token_id, device=ids.device)), dim=1)
+    if model.config.model_type == "longformer":  # it looks for the three separators of question and context
+        end = model.config.sep_token_id
+        ids = torch.nn.functional.pad(ids.masked_fill(ids == end, end + 1), (0, 3), value=end)
     return {"input_ids": ids, **{name: torch.ones_like(ids) for name in columns_taken(model, ["attention_mask"])}}
 
 

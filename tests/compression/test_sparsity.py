@@ -4,7 +4,7 @@ import json
 
 import pytest
 import torch
-from small_models import small_model
+from small_models import bert_tokenizer, small_model
 from torch.ao.quantization import quantize_dynamic
 
 from qa.compression.sparsity import (
@@ -147,3 +147,11 @@ def test_a_language_model_alone_has_no_head(tokenizer):
     assert answer_head(model) == {"qa_outputs"}
     assert "electra.embeddings_project" in prunable_weights(model)
     assert answer_head(model.electra) == set()
+
+
+@pytest.mark.parametrize("separator", [2, 7])  # among the ids of transformers' own dummies
+def test_a_layout_that_looks_for_its_separators_is_asked_as_well(separator, tokenizer):
+    used = bert_tokenizer(tokenizer)
+    changes = {"attention_window": 8, "pad_token_id": 0, "sep_token_id": separator, "max_position_embeddings": 66}
+    model = small_model("longformer", used, **changes)
+    assert unused_linears(model) == set()
