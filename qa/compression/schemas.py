@@ -121,6 +121,13 @@ class Calibrated(PostTraining):
     minmax_ranges: Literal["narrowed", "whole"] = None
 
 
+class OnIpex(Calibrated):
+    """The same without `kl`, which IPEX's observers do not take."""
+
+    op_type_dict: dict[Regex, mapping(weight=_Weight, activation=_Weight)] = None
+    op_name_dict: dict[Regex, mapping(weight=_Weight, activation=_Weight)] = None
+
+
 class ByOnnxRuntime(_Mapping):
     """Keys of our own for export_qa.py, and INC's criterion."""
 
@@ -143,7 +150,7 @@ class Quantization(PostTraining):
 
     dynamic: PostTraining = None
     static: Calibrated = None
-    ipex: Calibrated = None
+    ipex: OnIpex = None
     qat: QuantizationAware = None
     onnx: ByOnnxRuntime = None
     openvino: ByNNCF = None

@@ -151,6 +151,7 @@ BAD_FILES = [
     ("quantize", "op_name_dict:\n  '(': {}\n", 2, ["'('", "regular expression"]),
     ("quantize", "op_name_dict:\n  3: {}\n", 2, ["unknown key 3", "regular expression"]),
     ("quantize", "op_name_dict:\n  a: {weight: {dtype: [fp32, fp64]}}\n", 2, ["dtype is 'fp64'", "'int8'"]),
+    ("quantize", "ipex:\n  op_type_dict: {Linear: {activation: {algorithm: kl}}}\n", 2, ["is 'kl'", "'minmax'"]),
     ("quantize", "op_name_dict:\n  a: {weight: {algorithm: kl}}\n", 2, ["algorithm is 'kl'", "'minmax'"]),
     ("quantize", "op_name_dict:\n  a: {weight: {dtype: []}}\n", 2, ["dtype is a list of 0", "int8"]),
     ("quantize", "quant_level: false\n", 1, ["False", "'auto', 0 or 1"]),
