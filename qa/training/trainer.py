@@ -26,6 +26,7 @@ from qa.compression.pruning import check_pruners, keep_zeros, pruner_state, rest
 from qa.corrections.accelerate import mixed_precision
 from qa.corrections.inc import align_weight_quantizers, count_masks_once, loading_instructions
 from qa.corrections.optimum import no_step_behind
+from qa.corrections.torch_tracer import make_dropouts_modules
 from qa.corrections.torch_training import fast_steps
 from qa.models.compressed import drop_stale_weights, load_pickled
 from qa.models.inputs import TEACHER_TYPES
@@ -140,6 +141,7 @@ class CompressingTrainer(INCTrainer):
                 if isinstance(callback, QuantizationAwareTrainingCallbacks):
                     callback.remove_hook("on_train_begin", adaptor._pre_hook_for_qat)
             adaptor._pre_hook_for_qat()
+            make_dropouts_modules(self.model)
             align_weight_quantizers(self.model, scored=any(map(scores_by_gradients, self._pruners)))
             rest_embeddings(self.model)
             self._start_observers()
