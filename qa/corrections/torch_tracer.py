@@ -4,8 +4,6 @@ The first can go when `QuantizationTracer` has a switch for `record_stack_traces
 compiler; the second when a traced `functional.dropout` follows the mode of its graph.
 """
 
-import torch
-
 
 def trace_without_stacks():
     """Keep torch from noting the Python stack of each operation that it traces for quantization.
@@ -26,6 +24,8 @@ def make_dropouts_modules(model):
     Args:
         model: with traced parts, which are changed in place.
     """
+    import torch  # not with this file: engines that need no PyTorch import it
+
     for part in [module for module in model.modules() if isinstance(module, torch.fx.GraphModule)]:
         for node in list(part.graph.nodes):
             if node.target is torch.nn.functional.dropout:
