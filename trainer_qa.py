@@ -102,8 +102,8 @@ class QuestionAnsweringINCTrainer(CompressingTrainer):
         was_training = model.training
         if not isinstance(features, datasets.Dataset):
             features = datasets.Dataset.from_list(list(features))
-        names = columns_taken(model, self.tokenizer.model_input_names)
-        batches = Batches(features, self.tokenizer, self.args.eval_batch_size, self.evaluation_width, names=names)
+        taken = features.select_columns(columns_taken(model, features.column_names))
+        batches = Batches(taken, self.tokenizer, self.args.eval_batch_size, self.evaluation_width)
         with observers_at_rest(model):
             predictions = predict_logits(model.eval(), batches, device)
         model.train(was_training)

@@ -19,7 +19,11 @@ from qa.models.passes import forward_passes
 
 
 def names_of_operators(model):
-    """Return the `(name, type)` of all modules of a model, by INC's names as well: it adds ".module" to some."""
+    """Name all modules of a model, by INC's names as well: it adds ".module" to some.
+
+    Returns:
+        Dictionary with `(name, type)` as keys, as `operator_settings.note_unmet` takes it.
+    """
     modules = [(name, type(module).__name__) for name, module in model.named_modules()]
     return {(name + suffix, kind): None for name, kind in modules for suffix in ("", ".module")}
 

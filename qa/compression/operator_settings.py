@@ -26,12 +26,12 @@ def note_unmet(settings, operators, shipped):
                 print(f"note: {key}: {pattern!r} is no operator of this model")
             got_of = [got for got in named if got]
             for side, name, value in _flat(wanted) if got_of else ():
-                got = {each[side][name] for each in got_of if name in each.get(side, {})}
+                there = {each[side][name] for each in got_of if name in each.get(side, {})}
                 asked = value if isinstance(value, list) else [value]
-                if not got.intersection(asked):
+                if not there.intersection(asked):
                     print(
                         f"note: {key}: no operator of {pattern!r} has the {name} {' or '.join(asked)} for its {side}; "
-                        f"INC has {', '.join(sorted(got)) or 'none'}"
+                        f"INC has {', '.join(sorted(there)) or 'none'}"
                     )
 
 

@@ -68,8 +68,9 @@ class _Mapping(pydantic.BaseModel, strict=True):
         keys, values = ", ".join(cls.model_fields), {} if values is None else values
         if not isinstance(values, dict):
             raise ValueError(f"give a mapping with keys among: {keys}")
-        for key in (key for key in values if key not in cls.model_fields):
-            raise PydanticCustomError("unknown_key", "allowed here: {keys}", {"key": key, "keys": keys})
+        for key in values:
+            if key not in cls.model_fields:
+                raise PydanticCustomError("unknown_key", "allowed here: {keys}", {"key": key, "keys": keys})
         return values
 
 
@@ -83,11 +84,10 @@ _Side = mapping(
     scheme=_one_or_more("sym", "asym"),
     granularity=_one_or_more("per_tensor", "per_channel"),
 )
-_Weight, _Activation = (
-    mapping(_Side, algorithm=_one_or_more(*algorithms)) for algorithms in (("minmax",), ("minmax", "kl"))
-)
-Operator = mapping(weight=_Weight, activation=_Activation)
+_ByMinmax = mapping(_Side, algorithm=_one_or_more("minmax"))
+Operator = mapping(weight=_ByMinmax, activation=mapping(_Side, algorithm=_one_or_more("minmax", "kl")))
 Operators = dict[Regex, Operator]
+_OperatorsByMinmax = dict[Regex, mapping(weight=_ByMinmax, activation=_ByMinmax)]
 _Fp32 = mapping(dtype=_one_or_more("fp32"))
 _LeftOut = dict[Regex, mapping(weight=_Fp32, activation=_Fp32)]
 _Accuracy = mapping(
@@ -124,8 +124,8 @@ class Calibrated(PostTraining):
 class OnIpex(Calibrated):
     """The same without `kl`, which IPEX's observers do not take."""
 
-    op_type_dict: dict[Regex, mapping(weight=_Weight, activation=_Weight)] = None
-    op_name_dict: dict[Regex, mapping(weight=_Weight, activation=_Weight)] = None
+    op_type_dict: _OperatorsByMinmax = None
+    op_name_dict: _OperatorsByMinmax = None
 
 
 class ByOnnxRuntime(_Mapping):

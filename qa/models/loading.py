@@ -92,11 +92,11 @@ def is_int8(config):
 
 def _settle_config(config, flag, name, int8_too=False):
     """Refuse the configuration of an int8 model, and make it that of a question-answering model that only answers."""
-    if is_int8(config) and not int8_too:
-        raise UsageError(f"--{flag} {name} is quantized already; name the fp32 model it was made from")
     if not is_int8(config):
         config.return_dict, config.torchscript = True, False
         config.output_hidden_states = config.output_attentions = False
+    elif not int8_too:
+        raise UsageError(f"--{flag} {name} is quantized already; name the fp32 model it was made from")
     if getattr(config, "attention_type", None) == "block_sparse":
         # BigBird itself leaves it at the first short window, for good: answers would hang on what came before.
         print(f"note: --{flag} {name}: its attention is computed in full, not in blocks")

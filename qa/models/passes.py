@@ -26,11 +26,10 @@ class Batches:
             one length together.
         multiple: round the longest up to a multiple of this, so that an engine meets few shapes.
         longest: but not above this.
-        names: inputs of the model, if they are not those that the tokenizer tells.
     """
 
-    def __init__(self, features, tokenizer, batch_size, width=None, multiple=1, longest=None, names=None):
-        names = [name for name in names or tokenizer.model_input_names if name in features.column_names]
+    def __init__(self, features, tokenizer, batch_size, width=None, multiple=1, longest=None):
+        names = [name for name in tokenizer.model_input_names if name in features.column_names]
         self.columns = features.select_columns(names).with_format("arrow")
         self.padding = {"input_ids": tokenizer.pad_token_id, "token_type_ids": tokenizer.pad_token_type_id}
         self.lengths = pc.list_value_length(self.columns["input_ids"]).to_numpy()

@@ -47,7 +47,7 @@ def log_saved_model(output_dir, logging_dir, step):
     """
     from torch.utils.tensorboard import SummaryWriter
 
-    results = json.loads((Path(output_dir) / "all_results.json").read_text(encoding="utf-8"))
+    results = read_json(Path(output_dir) / "all_results.json")
     with SummaryWriter(logging_dir) as writer:
         for name in ("eval_f1", "eval_exact_match", "eval_exact", "sparsity"):
             if name in results:

@@ -308,7 +308,6 @@ def command_text(words, environ):
                 lines[-1][-1] += f"={told}"
             else:
                 lines[-1].append(told)
-    lines = [
-        line for line in lines if not re.match(r"--((push_to_)?hub_t|token\b)", line[0])
-    ]  # flags may be cut short
+    # Flags may be cut short.
+    lines = [line for line in lines if not re.match(r"--((push_to_)?hub_t|token\b)", line[0])]
     return " \\\n    ".join(map(" ".join, lines))

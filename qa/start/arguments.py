@@ -255,11 +255,11 @@ def parse_arguments(optimization_arguments_class, argv=None):
     parser.set_defaults(use_cpu=not torch.cuda.is_available())
     # Of several processes the first one says it all.
     parser.set_defaults(log_level_replica="error")
-    parser._option_string_actions["--report_to"].nargs = "+"
     # By default whatever tracker is installed would get the run, and tensorboard its files into the output folder.
     parser.set_defaults(report_to="none")
     parser.error = refuse
     actions = parser._option_string_actions
+    actions["--report_to"].nargs = "+"
     hidden = {*NO_EFFECT, *REFUSED, *optimization_arguments_class.refused}
     if not optimization_arguments_class.trains:
         hidden |= {*OF_TRAINING, "report_to", "ddp_backend", "ddp_timeout"}
